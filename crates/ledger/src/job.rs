@@ -1,0 +1,235 @@
+//! Jobs: long work, as a record that survives a restart.
+//!
+//! ```text
+//!            ┌──────────── Running ────────────┐
+//!            │ stage 0 ─▶ stage 1 ─▶ … ─▶ end   ├─▶ Completed
+//!   request ─┤                                  │
+//!            │ failure or cancel: undo stages   ├─▶ Failed, Terminated, Killed
+//!            └──────────────────────────────────┘
+//! ```
+//! A job is shown as running from the moment its caller hears of it until its end, because clients in the field wait
+//! only while the state is 4. What it is doing in detail is its [`Stage`], the persistent program counter: each stage
+//! has one effect, and the stage is durable before the effect is released.
+
+use serde::{Deserialize, Serialize};
+
+use crate::effect::MergeDirection;
+use crate::event::CaptureReport;
+use crate::failure::Failure;
+use crate::id::{DeviceId, JobId, LayerId, MemoryId, SnapshotId, VmId};
+use crate::request::PowerTarget;
+use crate::snapshot::{Format, Purpose};
+use crate::state::Timestamp;
+use crate::vm::{Power, Slot};
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Identity.
+    pub id: JobId,
+    /// The machine it works on. For `Define`, the one being defined.
+    pub vm: VmId,
+    /// What it does.
+    pub kind: JobKind,
+    /// Running or how it ended.
+    pub state: JobState,
+    /// What it is at.
+    pub stage: Stage,
+    /// 0 to 100; 100 only when completed. Never falls.
+    pub percent: u8,
+    /// What is being done, for people. Never empty.
+    pub activity: String,
+    /// The snapshot it creates, applies or removes.
+    pub snapshot: Option<SnapshotId>,
+    /// What a capture reported.
+    pub report: Option<CaptureReport>,
+    /// Somebody asked for the end.
+    pub cancel: Option<Cancel>,
+    /// Number of the effect last released.
+    pub effects: u32,
+    /// When it was accepted.
+    pub submitted: Timestamp,
+    /// When `state` changed last.
+    pub changed: Timestamp,
+}
+
+/// Kinds of job, in the namespace's grain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobKind {
+    /// Define a machine.
+    Define,
+    /// Change a machine.
+    Modify,
+    /// Remove a machine.
+    DestroyVm,
+    /// Start from nothing.
+    Start,
+    /// Start from saved memory.
+    Restore,
+    /// Turn off.
+    TurnOff,
+    /// Save memory and turn off.
+    Save,
+    /// Ask the guest to shut down.
+    Shutdown,
+    /// Stop the guest.
+    Pause,
+    /// Let it run again.
+    Resume,
+    /// Hard reset.
+    Reset,
+    /// Take a snapshot.
+    CreateSnapshot,
+    /// Go back to one.
+    ApplySnapshot,
+    /// Remove one, or a subtree.
+    DestroySnapshot,
+    /// Forget a snapshot's memory.
+    ClearSnapshotState,
+    /// Merge layers that an earlier job left over.
+    Merge,
+}
+
+/// Where a job stands, as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobState {
+    /// Not finished.
+    Running,
+    /// Finished well.
+    Completed,
+    /// Ended with an error; what it had done is undone.
+    Failed(Failure),
+    /// Cancelled in order.
+    Terminated,
+    /// Cancelled at once.
+    Killed,
+}
+
+impl JobState {
+    /// Whether the job has ended.
+    pub fn is_final(&self) -> bool {
+        *self != JobState::Running
+    }
+}
+
+/// How the end was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cancel {
+    /// Ends in [`JobState::Terminated`].
+    Terminate,
+    /// Ends in [`JobState::Killed`].
+    Kill,
+}
+
+/// A new top planned for one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedOverlay {
+    /// Where it goes.
+    pub slot: Slot,
+    /// The layer to create.
+    pub layer: LayerId,
+    /// The layer below it.
+    pub parent: LayerId,
+}
+
+/// A snapshot in the making.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedSnapshot {
+    /// Its identity.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: String,
+    /// For whom.
+    pub purpose: Purpose,
+    /// New tops of the machine.
+    pub overlays: Vec<PlannedOverlay>,
+    /// Memory to be written, if any.
+    pub memory: Option<MemoryId>,
+    /// State of the machine when it was asked for; the guest goes back to it.
+    pub power: Power,
+}
+
+/// A merge decided upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedMerge {
+    /// The layer above.
+    pub upper: LayerId,
+    /// The layer below.
+    pub lower: LayerId,
+    /// Which way; `None` until the files are measured.
+    pub direction: Option<MergeDirection>,
+}
+
+/// What a running job is at: the one effect in flight, and all that is needed to go on from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Making the directories and UEFI variables of a new machine.
+    PreparingVm,
+    /// Looking at an image.
+    InspectingImage {
+        /// Where it goes.
+        drive: DeviceId,
+        /// The image.
+        path: std::path::PathBuf,
+        /// Format the user named.
+        format: Option<Format>,
+    },
+    /// Creating overlays for a snapshot.
+    PreparingSnapshot(PlannedSnapshot),
+    /// Taking the moment.
+    Capturing(PlannedSnapshot),
+    /// Finding out how far a capture came, and ending it.
+    AbortingCapture {
+        /// What was planned.
+        plan: PlannedSnapshot,
+        /// How the job will end.
+        end: JobState,
+    },
+    /// Creating overlays on an applied snapshot's layers.
+    PreparingApply {
+        /// New tops.
+        overlays: Vec<PlannedOverlay>,
+    },
+    /// Measuring two layers.
+    Measuring(PlannedMerge),
+    /// Merging two layers.
+    Merging(PlannedMerge),
+    /// Letting the guest run on after a merge.
+    ResumingAfterMerge,
+    /// Deleting files; what comes after is decided when they are gone.
+    Deleting {
+        /// Files and directories.
+        paths: Vec<std::path::PathBuf>,
+        /// How the job will end if no merge is left to do.
+        end: JobState,
+    },
+    /// Starting the process.
+    Launching,
+    /// Ending a process that did not start properly.
+    AbortingLaunch {
+        /// Why.
+        failure: Failure,
+    },
+    /// Writing memory to disk.
+    Saving {
+        /// Memory to be written.
+        memory: MemoryId,
+        /// State of the machine before.
+        power: Power,
+    },
+    /// Letting the guest run again after a save that did not work.
+    AbortingSave {
+        /// Memory to be forgotten.
+        memory: MemoryId,
+        /// State of the machine before.
+        power: Power,
+        /// How the job will end.
+        end: JobState,
+    },
+    /// Ending the process after a save.
+    QuittingAfterSave,
+    /// One order to the process.
+    Controlling(PowerTarget),
+    /// Nothing more to do.
+    Finished,
+}
