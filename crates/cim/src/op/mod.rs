@@ -1,0 +1,258 @@
+//! The operations every front end speaks, and their answers.
+//!
+//! A front end turns bytes into an [`Operation`], the provider gives an [`Answer`] or an [`Error`], the front end turns
+//! that into bytes. Neither knows more of the other than what stands here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::embedded::EmbeddedInstance;
+use crate::{Class, Error, Instance, ObjectPath, Value, case, wql};
+
+mod bind;
+
+pub use bind::Arguments;
+
+/// An instance as a client addresses it: keys may be missing if the rest names exactly one instance, and arrive as text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// The namespace, as the client wrote it; compare with [`crate::path::same_namespace`].
+    pub namespace: String,
+    /// The class, as the client wrote it.
+    pub class: String,
+    /// The keys the client gave: [`Value::String`] for text, [`Value::Reference`] for a reference.
+    pub keys: Vec<(String, Value)>,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operation {
+    /// One instance.
+    Get {
+        /// Which.
+        target: Target,
+    },
+    /// The instances that answer a query.
+    Enumerate {
+        /// The namespace it is asked in.
+        namespace: String,
+        /// The query.
+        query: Query,
+    },
+    /// A method call.
+    Invoke {
+        /// The instance, or the class for a static method.
+        target: Target,
+        /// The method, in any case.
+        method: String,
+        /// The arguments as they arrived. An array arrives as its name repeated, once for each element.
+        arguments: Vec<(String, Argument)>,
+    },
+    /// The declaration of a class.
+    GetClass {
+        /// The namespace.
+        namespace: String,
+        /// The class.
+        class: String,
+    },
+}
+
+/// A question with many answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Query {
+    /// The instances of a class.
+    Class {
+        /// The class.
+        class: String,
+        /// Whether instances of classes below it count.
+        polymorphic: bool,
+    },
+    /// A WQL selection.
+    Select(wql::Select),
+    /// What is connected with an instance.
+    Associators {
+        /// The instance.
+        source: Target,
+        /// Only through associations of this class or classes below it.
+        association_class: Option<String>,
+        /// Only instances of this class or classes below it.
+        result_class: Option<String>,
+        /// Only where the source has this role, the name of the REF that points to it.
+        role: Option<String>,
+        /// Only where the result has this role.
+        result_role: Option<String>,
+        /// Whether only keys are wanted.
+        keys_only: bool,
+    },
+    /// The connections of an instance.
+    References {
+        /// The instance.
+        source: Target,
+        /// Only associations of this class or classes below it.
+        result_class: Option<String>,
+        /// Only where the source has this role.
+        role: Option<String>,
+        /// Whether only keys are wanted.
+        keys_only: bool,
+    },
+    /// The instances of a class, or of classes below it, whose properties have these values.
+    Selectors {
+        /// The class.
+        class: String,
+        /// Properties and their values as text.
+        keys: Vec<(String, Value)>,
+    },
+}
+
+/// An argument of a method call before it has a type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Argument {
+    /// NULL.
+    Null,
+    /// Text: a scalar, an object path, or an embedded instance in a string.
+    Text(String),
+    /// A reference as the protocol writes it.
+    Reference(Target),
+    /// An embedded instance as the protocol writes it.
+    Instance(EmbeddedInstance),
+}
+
+/// What the provider answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// To [`Operation::Get`].
+    Instance(Box<Row>),
+    /// To [`Operation::Enumerate`].
+    Rows(Rows),
+    /// To [`Operation::Invoke`].
+    Method(MethodResult),
+    /// To [`Operation::GetClass`].
+    Class(Arc<Class>),
+}
+
+/// An instance and its path.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// The complete path of the instance.
+    pub path: ObjectPath,
+    /// The instance.
+    pub instance: Instance,
+}
+
+/// The answers to a query, made one by one as they are asked for.
+pub struct Rows {
+    /// The properties the query asked for, in their canonical case; `None` for all.
+    pub projection: Option<Vec<String>>,
+    rows: Box<dyn Iterator<Item = Result<Row, Error>> + Send>,
+}
+
+/// What a method gives back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MethodResult {
+    /// The return value: 0 done, 4096 job started, others per method.
+    pub return_value: u32,
+    /// The output parameters in the declared order, without the return value.
+    pub outputs: Vec<(String, Option<Value>)>,
+}
+
+impl Target {
+    /// An instance of a class; keys can be added.
+    pub fn new(namespace: impl Into<String>, class: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), class: class.into(), keys: Vec::new() }
+    }
+
+    /// The target with one more key.
+    #[must_use]
+    pub fn with_key(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.keys.push((name.into(), value.into()));
+        self
+    }
+
+    /// The target an object path names, in `namespace` if the path does not say. The host is ignored: a request
+    /// that arrived here means this host.
+    pub fn from_path(path: ObjectPath, namespace: &str) -> Self {
+        Self { namespace: path.namespace.unwrap_or_else(|| namespace.to_owned()), class: path.class, keys: path.keys }
+    }
+
+    /// The path this target spells, keys as they arrived.
+    pub fn to_path(&self) -> ObjectPath {
+        let path = ObjectPath::new(self.class.clone()).with_namespace(&self.namespace);
+        ObjectPath { keys: self.keys.clone(), ..path }
+    }
+
+    /// A key as the client gave it.
+    pub fn key(&self, name: &str) -> Option<&Value> {
+        self.keys.iter().find(|(n, _)| case::eq(n, name)).map(|(_, value)| value)
+    }
+
+    /// Whether an instance has all the keys given here. The class is not compared: the caller chose the candidates.
+    /// A key without a name (`Class="value"` in a path) is the only key of the class.
+    pub fn matches(&self, instance: &Instance) -> bool {
+        self.keys.iter().all(|(name, value)| {
+            let name = match name.as_str() {
+                "" => instance.class().keys().next().map_or("", |key| key.name.as_str()),
+                name => name,
+            };
+            instance.get(name).is_some_and(|ours| ours.same_key(value))
+        })
+    }
+}
+
+impl Query {
+    /// The question a WQL text asks, in a namespace.
+    ///
+    /// # Errors
+    /// [`crate::Status::NotSupported`] for `ClassDefsOnly`, which asks for classes instead of instances.
+    pub fn from_wql(query: wql::Query, namespace: &str) -> Result<Self, Error> {
+        match query {
+            wql::Query::Select(select) => Ok(Self::Select(select)),
+            wql::Query::Associators(q) if !q.class_definitions_only => Ok(Self::Associators {
+                source: Target::from_path(q.source, namespace),
+                association_class: q.association_class,
+                result_class: q.result_class,
+                role: q.role,
+                result_role: q.result_role,
+                keys_only: q.keys_only,
+            }),
+            wql::Query::References(q) if !q.class_definitions_only => Ok(Self::References {
+                source: Target::from_path(q.source, namespace),
+                result_class: q.result_class,
+                role: q.role,
+                keys_only: q.keys_only,
+            }),
+            _ => Err(Error::not_supported("a query for class definitions (ClassDefsOnly)")),
+        }
+    }
+}
+
+impl Rows {
+    /// Rows with all their properties.
+    pub fn new(rows: impl Iterator<Item = Result<Row, Error>> + Send + 'static) -> Self {
+        Self { projection: None, rows: Box::new(rows) }
+    }
+
+    /// The rows, of which only these properties are wanted.
+    #[must_use]
+    pub fn with_projection(self, projection: Option<Vec<String>>) -> Self {
+        Self { projection, ..self }
+    }
+
+    /// No rows.
+    pub fn empty() -> Self {
+        Self::new(std::iter::empty())
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.rows.next()
+    }
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rows").field("projection", &self.projection).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,146 @@
+//! The classes of one namespace.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::class::{Class, Declaration};
+use crate::{case, limit};
+
+/// The classes of one namespace, complete with inherited members. Built once at start and shared from then on.
+#[derive(Debug, Clone)]
+pub struct Schema {
+    namespace: String,
+    /// In the order of declaration.
+    classes: Vec<Arc<Class>>,
+    /// Positions in `classes` by folded name.
+    by_name: HashMap<String, usize>,
+    /// For each class the positions of itself and all classes below it.
+    families: Vec<Vec<usize>>,
+}
+
+/// Declarations that do not make a schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// Two declarations of one class.
+    #[error("class {class} is declared twice")]
+    Duplicate {
+        /// The class.
+        class: String,
+    },
+    /// A superclass that nobody declares.
+    #[error("class {class} inherits from {superclass}, which is not declared")]
+    UnknownSuperclass {
+        /// The class.
+        class: String,
+        /// What it says it inherits from.
+        superclass: String,
+    },
+    /// A class that inherits from itself, or a chain longer than [`limit::CLASS_DEPTH`].
+    #[error("the chain of superclasses of {class} does not end")]
+    Endless {
+        /// The class.
+        class: String,
+    },
+}
+
+impl Schema {
+    /// Puts declarations together. A superclass may be declared after its subclasses.
+    pub fn new(namespace: &str, declarations: Vec<Declaration>) -> Result<Self, SchemaError> {
+        let mut by_name = HashMap::with_capacity(declarations.len());
+        for (position, declaration) in declarations.iter().enumerate() {
+            if by_name.insert(case::key(&declaration.name), position).is_some() {
+                return Err(SchemaError::Duplicate { class: declaration.name.clone() });
+            }
+        }
+        let superclasses = superclass_positions(&declarations, &by_name)?;
+        let mut waiting: Vec<Option<Declaration>> = declarations.into_iter().map(Some).collect();
+        let mut done: Vec<Option<Arc<Class>>> = vec![None; waiting.len()];
+        for position in 0..waiting.len() {
+            for step in chain_from_top(position, &superclasses, &waiting)? {
+                let superclass = superclasses[step].and_then(|s| done[s].clone());
+                if let Some(declaration) = waiting[step].take() {
+                    done[step] = Some(Arc::new(Class::complete(declaration, superclass.as_deref())));
+                }
+            }
+        }
+        let classes: Vec<Arc<Class>> = done.into_iter().flatten().collect();
+        let mut families = vec![Vec::new(); classes.len()];
+        for position in 0..classes.len() {
+            let mut ancestor = Some(position);
+            while let Some(at) = ancestor {
+                families[at].push(position);
+                ancestor = superclasses[at];
+            }
+        }
+        Ok(Self { namespace: crate::path::normalized_namespace(namespace), classes, by_name, families })
+    }
+
+    /// The namespace with backslashes, such as `root\virtualization\v2`.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A class by name.
+    pub fn class(&self, name: &str) -> Option<&Arc<Class>> {
+        self.classes.get(self.position(name)?)
+    }
+
+    /// All classes in the order of declaration.
+    pub fn classes(&self) -> impl Iterator<Item = &Arc<Class>> {
+        self.classes.iter()
+    }
+
+    /// Whether `class` is `ancestor` or inherits from it; false if either is unknown.
+    pub fn is_a(&self, class: &str, ancestor: &str) -> bool {
+        self.class(class).is_some_and(|class| class.is_a(ancestor))
+    }
+
+    /// The class and all classes below it, in the order of declaration; empty if it is unknown.
+    pub fn family(&self, name: &str) -> impl Iterator<Item = &Arc<Class>> {
+        let members = self.position(name).and_then(|at| self.families.get(at));
+        members.into_iter().flatten().filter_map(|&at| self.classes.get(at))
+    }
+
+    /// The classes that inherit directly from this one.
+    pub fn subclasses<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<Class>> {
+        self.family(name).filter(move |class| class.superclass.as_deref().is_some_and(|s| case::eq(s, name)))
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.by_name.get(&case::key(name)).copied()
+    }
+}
+
+/// For each declaration the position of its superclass.
+fn superclass_positions(
+    declarations: &[Declaration],
+    by_name: &HashMap<String, usize>,
+) -> Result<Vec<Option<usize>>, SchemaError> {
+    let position = |declaration: &Declaration| {
+        let Some(superclass) = &declaration.superclass else { return Ok(None) };
+        by_name.get(&case::key(superclass)).copied().map(Some).ok_or_else(|| SchemaError::UnknownSuperclass {
+            class: declaration.name.clone(),
+            superclass: superclass.clone(),
+        })
+    };
+    declarations.iter().map(position).collect()
+}
+
+/// The classes to complete so that this one is complete, topmost first.
+fn chain_from_top(
+    position: usize,
+    superclasses: &[Option<usize>],
+    waiting: &[Option<Declaration>],
+) -> Result<Vec<usize>, SchemaError> {
+    let mut chain = Vec::new();
+    let mut next = Some(position);
+    while let Some((at, declaration)) = next.and_then(|at| Some((at, waiting[at].as_ref()?))) {
+        if chain.len() >= limit::CLASS_DEPTH {
+            return Err(SchemaError::Endless { class: declaration.name.clone() });
+        }
+        chain.push(at);
+        next = superclasses[at];
+    }
+    chain.reverse();
+    Ok(chain)
+}
