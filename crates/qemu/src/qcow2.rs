@@ -1,0 +1,1 @@
+//! Headers of qcow2 images.

@@ -1,0 +1,148 @@
+//! Taking one moment of a machine: memory, devices and disks.
+
+use std::path::PathBuf;
+
+use crate::graph::{DiskIo, Overlay};
+use crate::mapped_ram::Layout;
+use crate::procedure::{CommandError, HostFailure};
+
+/// Names of the files in a memory directory.
+pub const MEMORY_FILE: &str = "memory";
+/// The small file that loads with the memory file mapped.
+pub const SIDECAR_FILE: &str = "devices";
+
+/// Takes one moment of a running or paused machine.
+#[derive(Clone, Debug)]
+pub struct Capture {
+    /// New tops; the files exist, the nodes do not.
+    pub overlays: Vec<Overlay>,
+    /// Directory for memory, which exists and is empty; `None` for disks only.
+    pub memory: Option<PathBuf>,
+    /// Whether the guest is to run afterwards.
+    pub resume: bool,
+    /// How disks are reached.
+    pub disk_io: DiskIo,
+    /// Bytes of guest memory, to judge convergence.
+    pub memory_bytes: u64,
+    /// What this machine allows.
+    pub policy: Policy,
+}
+
+/// What may be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether guest memory is anonymous (or memfd), which background snapshots need; false if it is a private file mapping.
+    pub background: bool,
+    /// Whether the memory directory's file system does direct I/O.
+    pub direct_io: bool,
+    /// Only this way, for tests and benchmarks.
+    pub only: Option<Method>,
+}
+
+/// A way to save memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Pages are written while the guest runs; the moment is the end.
+    Live,
+    /// Pages are write-protected; the moment is the beginning.
+    Background,
+    /// Like live, with the processors slowed down until it converges.
+    Throttled,
+    /// The guest stands still meanwhile.
+    Stopped,
+    /// No memory.
+    DisksOnly,
+}
+
+impl Method {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Live => "live",
+            Method::Background => "background",
+            Method::Throttled => "throttled",
+            Method::Stopped => "stopped",
+            Method::DisksOnly => "disks only",
+        }
+    }
+}
+
+/// Stops the guest, saves its memory, leaves it stopped.
+#[derive(Clone, Debug)]
+pub struct Save {
+    /// Directory for memory, which exists and is empty.
+    pub memory: PathBuf,
+    /// Whether the memory directory's file system does direct I/O.
+    pub direct_io: bool,
+}
+
+/// Undoes what an interrupted capture or save left in the process.
+#[derive(Clone, Debug)]
+pub struct AbortCapture {
+    /// The new tops of the capture.
+    pub overlays: Vec<Overlay>,
+    /// Whether the guest is to run.
+    pub resume: bool,
+}
+
+/// A moment is on stable storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// The way taken.
+    pub method: Method,
+    /// Why not a better way, if so.
+    pub reason: Option<String>,
+    /// When the moment was, by QEMU's clock.
+    pub moment_us: u64,
+    /// How long the guest stood still, by QEMU's own events; 0 if it was not running.
+    pub pause_us: u64,
+    /// The whole time.
+    pub total_us: u64,
+    /// Where guest memory lies, and bytes on disk of the memory files; `None` without memory.
+    pub memory: Option<(Layout, u64)>,
+}
+
+/// A capture failed. The guest runs (if it was to run) and the memory files may be removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct CaptureFailed {
+    /// Why.
+    #[source]
+    pub reason: SaveError,
+    /// Whether the disks have been, or may have been, switched to the overlays.
+    pub switched: bool,
+    /// Whether the guest could not be brought to run again although it was to.
+    pub stuck: Option<String>,
+}
+
+/// Why a moment could not be saved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SaveError {
+    /// A command failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The host could not do its part.
+    #[error(transparent)]
+    Host(#[from] HostFailure),
+    /// QEMU gave up.
+    #[error("QEMU could not save the memory: {reason}")]
+    Migration {
+        /// QEMU's words.
+        reason: String,
+    },
+    /// No way is left.
+    #[error("the memory could not be saved in time by any way")]
+    NoWayLeft,
+    /// Somebody no longer wants it.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What an abort found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aborted {
+    /// The disks are switched.
+    pub switched: bool,
+    /// The process still answers.
+    pub alive: bool,
+}
