@@ -25,6 +25,7 @@ pub mod schema;
 pub mod status;
 pub mod value;
 pub mod wql;
+pub mod xml;
 
 pub use class::Class;
 pub use datetime::DateTime;
