@@ -1,11 +1,26 @@
 //! A machine as QEMU's command line.
+//!
+//! The machine is q35 with as little as a modern guest needs: virtio disks and adapters at fixed PCI addresses, two serial
+//! ports, a generation id. Everything the guest can see follows from [`Machine`] alone, so that a process built from the
+//! settings of a saved moment accepts the saved memory. In particular:
+//!
+//! * the machine type and the CPU model are versioned names, resolved once and stored ([`Platform`]);
+//! * the address of a disk or an adapter is its position: adapters in PCI slots 2-3, disks in slots 4-26, eight functions
+//!   to a slot. The stream of a migration names devices by address, so inserting a disk in front changes the machine;
+//! * guest memory is always the object `pc.ram`, whatever is behind it, because the stream names RAM blocks, too;
+//! * network adapters carry no option ROM: ROMs are RAM blocks whose size changes between QEMU packages.
+//!
+//! Options take JSON where QEMU does (`-blockdev`, `-device`, `-object`, `-netdev`); in the others a comma is doubled.
+//! Sources: QEMU `qemu-options.hx`, `docs/devel/migration/compatibility.rst`.
 
-use std::path::PathBuf;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::graph::{DiskIo, Layer};
+use crate::graph::{DiskIo, Layer, chain_blockdev};
 
 /// What a machine is built on. Stored with saved memory, because memory loads only into the same platform.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,3 +179,225 @@ pub enum LaunchError {
 pub const DISKS_MAX: usize = 184;
 /// PCI functions 0x02.0 to 0x03.7.
 pub const NICS_MAX: usize = 16;
+
+/// The object behind guest memory, and thereby the name of its RAM block in a saved file.
+pub const RAM: &str = "pc.ram";
+/// `VIRTIO_BLK_ID_BYTES`: a longer serial number is refused.
+const DISK_SERIAL_CHARS_MAX: usize = 20;
+/// Node of the UEFI code.
+const FIRMWARE_CODE_NODE: &str = "firmware-code";
+/// First PCI slot of the adapters; 0 is the host bridge, 1 is left for a display.
+const NIC_SLOT_FIRST: usize = 2;
+/// First PCI slot of the disks. The last is 0x1a; the chipset has its own devices from 0x1b on.
+const DISK_SLOT_FIRST: usize = 4;
+
+impl Machine {
+    /// The arguments after the program's name.
+    pub fn arguments(&self) -> Result<Vec<String>, LaunchError> {
+        self.check()?;
+        let mut arguments = Arguments::default();
+        self.describe_process(&mut arguments);
+        self.describe_board(&mut arguments);
+        self.describe_firmware(&mut arguments)?;
+        for (index, disk) in self.disks.iter().enumerate() {
+            self.describe_disk(&mut arguments, index, disk)?;
+        }
+        for (index, nic) in self.nics.iter().enumerate() {
+            describe_nic(&mut arguments, index, nic);
+        }
+        match self.start {
+            Start::Run => {}
+            Start::Stopped => arguments.flag("-S"),
+            Start::Incoming => {
+                arguments.flag("-S");
+                arguments.option("-incoming", "defer");
+            }
+        }
+        Ok(arguments.0)
+    }
+
+    fn check(&self) -> Result<(), LaunchError> {
+        if self.disks.len() > DISKS_MAX {
+            return Err(LaunchError::TooManyDisks { count: self.disks.len() });
+        }
+        if self.nics.len() > NICS_MAX {
+            return Err(LaunchError::TooManyNics { count: self.nics.len() });
+        }
+        Ok(())
+    }
+
+    fn describe_process(&self, arguments: &mut Arguments) {
+        arguments.flag("-nodefaults");
+        arguments.flag("-no-user-config");
+        arguments.option("-display", "none");
+        arguments.option("-name", format!("guest={},debug-threads=on", doubled(&self.name)));
+        arguments.option("-msg", "timestamp=on");
+        arguments.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        arguments.socket("qmp", &self.sockets.qmp);
+        arguments.option("-mon", "chardev=qmp,mode=control");
+    }
+
+    fn describe_board(&self, arguments: &mut Arguments) {
+        let platform = &self.platform;
+        let flash = match &self.firmware {
+            Firmware::Bios => String::new(),
+            Firmware::Uefi { variables, .. } => {
+                let top = variables.first().map(Layer::node).unwrap_or_default();
+                format!(",pflash0={FIRMWARE_CODE_NODE},pflash1={top}")
+            }
+        };
+        let machine = format!(
+            "{},usb=off,vmport=off,dump-guest-core=off,mem-merge=off,memory-backend={RAM}{flash}",
+            platform.machine_type
+        );
+        arguments.option("-object", self.memory_object());
+        arguments.option("-machine", machine);
+        arguments.option("-accel", platform.accelerator.argument());
+        arguments.option("-cpu", &platform.cpu);
+        arguments.option("-smp", format!("{n},maxcpus={n},sockets=1,cores={n},threads=1", n = self.processors));
+        arguments.option("-m", format!("size={}M", self.memory_mib));
+        arguments.option("-uuid", self.uuid.to_string());
+        arguments.option("-boot", "menu=off,strict=on");
+        arguments.option("-rtc", "base=utc,clock=host,driftfix=slew");
+        for (index, (id, path)) in [("com1", &self.sockets.com1), ("com2", &self.sockets.com2)].into_iter().enumerate()
+        {
+            arguments.socket(id, path);
+            arguments
+                .device(json!({ "driver": "isa-serial", "id": format!("serial-{id}"), "chardev": id, "index": index }));
+        }
+        arguments.device(json!({ "driver": "vmgenid", "id": "generation", "guid": self.generation_id.to_string() }));
+    }
+
+    fn memory_object(&self) -> Value {
+        let size = self.memory_mib << 20;
+        match &self.memory {
+            Memory::Anonymous => json!({ "qom-type": "memory-backend-ram", "id": RAM, "size": size }),
+            // QEMU opens the file for reading only and maps it privately: the guest writes to copies.
+            Memory::Mapped { path, offset } => json!({
+                "qom-type": "memory-backend-file", "id": RAM, "size": size, "mem-path": text(path), "offset": offset,
+                "share": false, "readonly": true, "rom": "off",
+            }),
+        }
+    }
+
+    fn describe_firmware(&self, arguments: &mut Arguments) -> Result<(), LaunchError> {
+        let Firmware::Uefi { code, variables } = &self.firmware else { return Ok(()) };
+        arguments.option(
+            "-blockdev",
+            json!({
+                "driver": "raw", "node-name": FIRMWARE_CODE_NODE, "read-only": true, "auto-read-only": false,
+                "file": { "driver": "file", "filename": text(code), "read-only": true, "auto-read-only": false },
+            }),
+        );
+        arguments.option("-blockdev", chain_blockdev(variables, false, self.disk_io).ok_or(LaunchError::EmptyChain)?);
+        Ok(())
+    }
+
+    fn describe_disk(&self, arguments: &mut Arguments, index: usize, disk: &Disk) -> Result<(), LaunchError> {
+        let top = disk.chain.first().ok_or(LaunchError::EmptyChain)?;
+        let blockdev = chain_blockdev(&disk.chain, false, self.disk_io).ok_or(LaunchError::EmptyChain)?;
+        arguments.option("-blockdev", blockdev);
+        let mut serial = disk.drive.simple().to_string();
+        serial.truncate(DISK_SERIAL_CHARS_MAX);
+        arguments.device(json!({
+            "driver": "virtio-blk-pci", "id": disk_id(disk.drive), "drive": top.node(), "serial": serial,
+            "bus": "pcie.0", "addr": address(DISK_SLOT_FIRST, index), "multifunction": true, "bootindex": index + 1,
+        }));
+        Ok(())
+    }
+}
+
+impl Accelerator {
+    fn argument(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg,thread=multi",
+        }
+    }
+}
+
+/// Id of a drive's device.
+pub fn disk_id(drive: Uuid) -> String {
+    format!("disk-{}", drive.simple())
+}
+
+/// Chooses how guest instructions are executed. That `/dev/kvm` opens proves little: under some hypervisors it opens, runs
+/// firmware, and dies with an emulation failure. So the processor must show the instructions, or the user must insist.
+pub fn choose_accelerator(cpuinfo: &str, kvm_openable: bool, user_choice: Option<Accelerator>) -> Accelerator {
+    if let Some(choice) = user_choice {
+        return choice;
+    }
+    let flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
+    let capable = flags.flat_map(str::split_whitespace).any(|flag| flag == "vmx" || flag == "svm");
+    if capable && kvm_openable { Accelerator::Kvm } else { Accelerator::Tcg }
+}
+
+/// Resolves an unversioned q35 to the newest versioned machine type that this QEMU has, from its answer to `query-machines`.
+pub fn newest_q35(machines: &Value) -> Option<String> {
+    let entries = machines.as_array().into_iter().flatten();
+    let versions = entries.filter_map(|entry| {
+        let name = entry.get("name")?.as_str()?;
+        let (major, minor) = name.strip_prefix("pc-q35-")?.split_once('.')?;
+        Some(((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?), name.to_owned()))
+    });
+    versions.max().map(|(_, name)| name)
+}
+
+fn describe_nic(arguments: &mut Arguments, index: usize, nic: &Nic) {
+    let id = nic.id.simple();
+    let mut mac = String::new();
+    for (position, byte) in nic.mac.iter().enumerate() {
+        let colon = if position == 0 { "" } else { ":" };
+        // Writing to a string cannot fail.
+        let _ = write!(mac, "{colon}{byte:02x}");
+    }
+    let netdev = match &nic.network {
+        Network::Unconnected => json!({ "type": "hubport", "id": format!("net-{id}"), "hubid": index }),
+        Network::User => json!({ "type": "user", "id": format!("net-{id}") }),
+        Network::Tap(name) => json!({
+            "type": "tap", "id": format!("net-{id}"), "ifname": name, "script": "no", "downscript": "no",
+        }),
+    };
+    arguments.option("-netdev", netdev);
+    arguments.device(json!({
+        "driver": "virtio-net-pci", "id": format!("nic-{id}"), "netdev": format!("net-{id}"), "mac": mac, "romfile": "",
+        "bus": "pcie.0", "addr": address(NIC_SLOT_FIRST, index), "multifunction": true,
+    }));
+}
+
+/// Arguments in the making.
+#[derive(Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    fn option(&mut self, name: &str, value: impl ToString) {
+        self.0.push(name.to_owned());
+        self.0.push(value.to_string());
+    }
+
+    fn device(&mut self, properties: Value) {
+        self.option("-device", properties);
+    }
+
+    fn socket(&mut self, id: &str, path: &Path) {
+        self.option("-chardev", format!("socket,id={id},path={},server=on,wait=off", doubled(&text(path))));
+    }
+}
+
+/// PCI address of the device at a position: eight functions to a slot.
+fn address(slot_first: usize, index: usize) -> String {
+    format!("{:x}.{:x}", slot_first + index / 8, index % 8)
+}
+
+/// In options that are not JSON a comma ends a value unless it is doubled.
+fn doubled(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
