@@ -1,0 +1,166 @@
+//! Which process a machine is, across restarts of the daemon, and never by number alone.
+//!
+//! A process id is used again after its process is gone; together with the time of its start, counted since boot, and
+//! the id of that boot it is not. We hold processes by pidfd (pidfd_open(2), Linux 5.3): a signal through it reaches
+//! the process it was opened for or nobody, and it becomes readable when that process ends, whoever its parent is.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+
+/// Names one process for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Process id.
+    pub pid: i32,
+    /// When it was started, in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
+    pub start_ticks: u64,
+    /// Which boot, as `/proc/sys/kernel/random/boot_id` tells.
+    pub boot: String,
+}
+
+/// A process that can be watched and killed without doubt about which one it is.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    identity: Identity,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+}
+
+impl Identity {
+    /// The identity of the process that has `pid` now.
+    ///
+    /// # Errors
+    /// When there is none, or `/proc` cannot be read.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let start_ticks = live_since(&stat).ok_or(io::ErrorKind::NotFound)?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        Ok(Self { pid, start_ticks, boot })
+    }
+
+    /// Writes it down for the next daemon, all or nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let draft = path.with_extension("draft");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(serde_json::to_string(self)?.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(draft, path)
+    }
+
+    /// What an earlier daemon wrote down. `None` if it wrote nothing, or nothing readable.
+    pub fn load(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+}
+
+impl Handle {
+    /// Takes hold of the process, if it still lives.
+    ///
+    /// # Errors
+    /// `NotFound` if it is gone, whoever has its number now.
+    pub fn open(identity: Identity) -> io::Result<Self> {
+        let pid = Pid::from_raw(identity.pid).ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|error| match error {
+            rustix::io::Errno::SRCH => io::ErrorKind::NotFound.into(),
+            other => io::Error::from(other),
+        })?;
+        // Looked at after the pidfd is open: the process started before that, so if it is ours now it was ours then.
+        if Identity::of(identity.pid)? != identity {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Self { identity, pidfd: Arc::new(AsyncFd::new(pidfd)?) })
+    }
+
+    /// Which process.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Returns when the process has ended.
+    pub async fn ended(&self) {
+        // An error of the poller itself would mean that the runtime is going down, and we with it.
+        let _ = self.pidfd.readable().await;
+    }
+
+    /// Whether the process still lives.
+    pub fn is_alive(&self) -> bool {
+        Identity::of(self.identity.pid).is_ok_and(|found| found == self.identity)
+    }
+
+    /// Ends the process at once. Nothing to do if it has ended.
+    pub fn kill(&self) {
+        match rustix::process::pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => tracing::warn!(pid = self.identity.pid, %error, "could not kill the process"),
+        }
+    }
+}
+
+/// The start time in a `/proc/<pid>/stat` line, if the process has not ended. The command in parentheses may itself
+/// hold spaces and parentheses; the fields are counted from the last one (proc_pid_stat(5)).
+fn live_since(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    // From the state, field 3, to the start time, field 22.
+    let start = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X" | "x")).then_some(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_line_is_read_past_any_command_name() {
+        let check = |line: &str, expected: Option<u64>| assert_eq!(live_since(line), expected, "{line}");
+        let tail = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        check(&format!("12 (qemu) S {tail}"), Some(4711));
+        check(&format!("12 (a) b) R) S {tail}"), Some(4711));
+        check(&format!("12 (qemu) Z {tail}"), None);
+        check("12 (qemu) S 1 2", None);
+        check("", None);
+    }
+
+    #[tokio::test]
+    async fn only_the_very_process_is_taken() {
+        let mut child = tokio::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id().unwrap()).unwrap();
+        let identity = Identity::of(pid).unwrap();
+        let impostor = Identity { start_ticks: identity.start_ticks + 1, ..identity.clone() };
+        assert_eq!(Handle::open(impostor).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let other_boot = Identity { boot: "another".to_owned(), ..identity.clone() };
+        assert_eq!(Handle::open(other_boot).unwrap_err().kind(), io::ErrorKind::NotFound);
+
+        let handle = Handle::open(identity.clone()).unwrap();
+        assert!(handle.is_alive());
+        handle.kill();
+        handle.ended().await;
+        assert!(!handle.is_alive(), "a process that nobody has waited for yet is gone all the same");
+        child.wait().await.unwrap();
+        handle.kill();
+        assert_eq!(Handle::open(identity).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn an_identity_survives_in_its_file() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("process.json");
+        assert_eq!(Identity::load(&path), None);
+        let identity = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        identity.save(&path).unwrap();
+        assert_eq!(Identity::load(&path), Some(identity));
+        fs::write(&path, "{").unwrap();
+        assert_eq!(Identity::load(&path), None);
+    }
+}

@@ -1,0 +1,312 @@
+//! Where things are: the data directory, which survives a reboot, and the run directory, which need not.
+//!
+//! ```text
+//! <data>/snapvisor.sqlite          what exists                        (crate::store_sqlite)
+//! <data>/lock                      held by the one daemon that may write
+//! <data>/vms/<VM>/disks/           layers; the ledger chooses the names
+//! <data>/vms/<VM>/memory/          saved memory, one directory each
+//! <run>/<VM>/qmp                   the machine's monitor, a UNIX socket
+//! <run>/<VM>/process.json          which process it is                (crate::identity)
+//! <run>/<VM>/log                   what the process printed
+//! ```
+//! Directories are closed to everybody but their owner. When the emulator runs under an account of its own, the
+//! directories of a machine belong to that account, and the ones above give it the right to pass through and no more.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ledger::id::VmId;
+
+/// Longest path of a UNIX socket in bytes: `sun_path` has 108, and QEMU wants the terminating zero.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Length of `/<VM GUID>/` plus the longest socket name below it, [`MERGE_SOCKET`].
+const BELOW_RUN: usize = 1 + 36 + 1 + MERGE_SOCKET.len();
+
+const QMP_SOCKET: &str = "qmp";
+const MERGE_SOCKET: &str = "merge.qmp";
+
+/// The account that emulator processes run under when the daemon is root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// User id.
+    pub uid: u32,
+    /// Group id. On most systems the group `kvm`, so that `/dev/kvm` can be opened.
+    pub gid: u32,
+}
+
+/// The data and run directories.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    data: PathBuf,
+    run: PathBuf,
+    account: Option<Account>,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// A relative path would depend on where the daemon was started.
+    #[error("{0} is not an absolute path: give the full path in the configuration")]
+    NotAbsolute(PathBuf),
+    /// The sockets below would have names too long for the kernel.
+    #[error("the run directory {path} is {have} bytes long, at most {max} are possible: choose a shorter one, such as /run/snapvisor")]
+    TooLong {
+        /// The run directory.
+        path: PathBuf,
+        /// Its length.
+        have: usize,
+        /// What is possible.
+        max: usize,
+    },
+    /// It could not be made or its rights could not be set.
+    #[error("could not prepare {path}: {source}")]
+    Io {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A directory above hides it from the emulator's account.
+    #[error(
+        "{blocker} does not let user {uid} pass, so the emulator could not open files in {path}: \
+         run `chmod o+x {blocker}`, or put the data directory somewhere else"
+    )]
+    NoPassage {
+        /// The directory that must be reached.
+        path: PathBuf,
+        /// The one in the way.
+        blocker: PathBuf,
+        /// Who cannot pass.
+        uid: u32,
+    },
+}
+
+impl Layout {
+    /// Checks the two paths; touches nothing. `account` is whom emulator processes run as, if not as ourselves.
+    ///
+    /// # Errors
+    /// When a path is relative, or `run` is too long for socket names.
+    pub fn new(data: &Path, run: &Path, account: Option<Account>) -> Result<Self, LayoutError> {
+        for path in [data, run] {
+            if !path.is_absolute() {
+                return Err(LayoutError::NotAbsolute(path.to_owned()));
+            }
+        }
+        let (have, max) = (run.as_os_str().as_bytes().len(), SOCKET_PATH_MAX - BELOW_RUN);
+        if have > max {
+            return Err(LayoutError::TooLong { path: run.to_owned(), have, max });
+        }
+        Ok(Self { data: data.to_owned(), run: run.to_owned(), account })
+    }
+
+    /// Makes the directories that are there whatever machines exist.
+    ///
+    /// # Errors
+    /// When they cannot be made, or the emulator's account could not reach them.
+    pub fn create(&self) -> Result<(), LayoutError> {
+        for path in [&self.data, &self.vms(), &self.run] {
+            make_directory(path, self.passage_mode(), None)?;
+        }
+        if let Some(account) = self.account {
+            for path in [&self.vms(), &self.run] {
+                check_passage(path, account)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directories of a machine. Keeps what is there.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn create_vm(&self, vm: VmId) -> Result<(), LayoutError> {
+        let root = self.vm(vm);
+        for path in [&root, &root.join("disks"), &root.join("memory"), &self.run_vm(vm)] {
+            make_directory(path, 0o700, self.account)?;
+        }
+        Ok(())
+    }
+
+    /// Whom emulator processes run as, if not as ourselves.
+    pub fn account(&self) -> Option<Account> {
+        self.account
+    }
+
+    /// The root that the ledger chooses paths of layers and memories under.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The store's file.
+    pub fn database(&self) -> PathBuf {
+        self.data.join("snapvisor.sqlite")
+    }
+
+    /// The file that is locked by the daemon at work.
+    pub fn lock(&self) -> PathBuf {
+        self.data.join("lock")
+    }
+
+    /// Directory of all machines.
+    pub fn vms(&self) -> PathBuf {
+        self.data.join("vms")
+    }
+
+    /// Directory of one machine.
+    pub fn vm(&self, vm: VmId) -> PathBuf {
+        self.vms().join(vm.to_string())
+    }
+
+    /// Directory of a machine's sockets.
+    pub fn run_vm(&self, vm: VmId) -> PathBuf {
+        self.run.join(vm.to_string())
+    }
+
+    /// The monitor socket of a machine.
+    pub fn qmp(&self, vm: VmId) -> PathBuf {
+        self.run_vm(vm).join(QMP_SOCKET)
+    }
+
+    /// The monitor socket of the storage daemon that merges layers of a machine that is off.
+    pub fn merge_qmp(&self, vm: VmId) -> PathBuf {
+        self.run_vm(vm).join(MERGE_SOCKET)
+    }
+
+    /// Which process a machine is.
+    pub fn identity(&self, vm: VmId) -> PathBuf {
+        self.run_vm(vm).join("process.json")
+    }
+
+    /// What a machine's process printed.
+    pub fn log(&self, vm: VmId) -> PathBuf {
+        self.run_vm(vm).join("log")
+    }
+
+    /// What the storage daemon of a machine printed.
+    pub fn merge_log(&self, vm: VmId) -> PathBuf {
+        self.run_vm(vm).join("merge.log")
+    }
+
+    /// Gives a file that we made to the emulator's account, and closes it to others.
+    ///
+    /// # Errors
+    /// When the owner or the mode cannot be set.
+    pub fn hand_over(&self, path: &Path) -> io::Result<()> {
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        self.own(path)
+    }
+
+    /// Makes the emulator's account the owner of `path`, whose mode stays.
+    ///
+    /// # Errors
+    /// When the owner cannot be set.
+    pub fn own(&self, path: &Path) -> io::Result<()> {
+        match self.account {
+            Some(account) => std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)),
+            None => Ok(()),
+        }
+    }
+
+    /// Others may pass through our directories, and not list them, if there is somebody else who must.
+    fn passage_mode(&self) -> u32 {
+        if self.account.is_some() { 0o711 } else { 0o700 }
+    }
+}
+
+/// Whether `account` may pass through every directory from the root to `path`, by owner, group and mode.
+///
+/// # Errors
+/// [`LayoutError::NoPassage`] naming the first one in the way.
+pub fn check_passage(path: &Path, account: Account) -> Result<(), LayoutError> {
+    let mut way: Vec<&Path> = path.ancestors().collect();
+    way.reverse();
+    for step in way {
+        let meta = fs::metadata(step).map_err(|source| LayoutError::Io { path: step.to_owned(), source })?;
+        let bit = if meta.uid() == account.uid {
+            0o100
+        } else if meta.gid() == account.gid {
+            0o010
+        } else {
+            0o001
+        };
+        if account.uid != 0 && meta.mode() & bit == 0 {
+            return Err(LayoutError::NoPassage { path: path.to_owned(), blocker: step.to_owned(), uid: account.uid });
+        }
+    }
+    Ok(())
+}
+
+fn make_directory(path: &Path, mode: u32, owner: Option<Account>) -> Result<(), LayoutError> {
+    let make = || {
+        fs::create_dir_all(path)?;
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+        match owner {
+            Some(account) => std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)),
+            None => Ok(()),
+        }
+    };
+    make().map_err(|source| LayoutError::Io { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_cannot_work_are_refused_before_anything_is_made() {
+        let check = |data: &str, run: &str, expected: &str| {
+            let found = Layout::new(Path::new(data), Path::new(run), None).map(|_| "fine".to_owned());
+            assert_eq!(found.unwrap_or_else(|error| error.to_string()), expected);
+        };
+        let longest = format!("/{}", "r".repeat(SOCKET_PATH_MAX - BELOW_RUN - 1));
+        check("/var/lib/snapvisor", "/run/snapvisor", "fine");
+        check("/var/lib/snapvisor", &longest, "fine");
+        check("data", "/run/snapvisor", "data is not an absolute path: give the full path in the configuration");
+        check(
+            "/data",
+            &format!("{longest}r"),
+            &format!(
+                "the run directory {longest}r is 61 bytes long, at most 60 are possible: choose a shorter one, such as /run/snapvisor"
+            ),
+        );
+    }
+
+    #[test]
+    fn directories_are_closed_and_repeating_keeps_them() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), None).unwrap();
+        let vm = VmId(uuid::Uuid::from_u128(7));
+        for _ in 0..2 {
+            layout.create().unwrap();
+            layout.create_vm(vm).unwrap();
+            fs::write(layout.vm(vm).join("disks/kept"), b"x").unwrap();
+        }
+        for path in [layout.data().to_owned(), layout.vms(), layout.vm(vm).join("disks"), layout.run_vm(vm)] {
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700, "{}", path.display());
+        }
+        assert!(layout.qmp(vm).as_os_str().len() <= SOCKET_PATH_MAX || root.path().as_os_str().len() > 60);
+    }
+
+    #[test]
+    fn a_closed_directory_on_the_way_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("closed/inner");
+        fs::create_dir_all(&inner).unwrap();
+        for (mode, passes) in [(0o700, false), (0o711, true)] {
+            fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
+            fs::set_permissions(root.path().join("closed"), Permissions::from_mode(mode)).unwrap();
+            let found = check_passage(&inner, Account { uid: 54_321, gid: 54_321 });
+            match found {
+                Ok(()) => assert!(passes),
+                Err(LayoutError::NoPassage { blocker, .. }) => {
+                    assert!(!passes && blocker == root.path().join("closed"));
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}
