@@ -1,0 +1,89 @@
+//! House rules and chores, as one program: `cargo xtask <task>`.
+//!
+//! | task | what it does |
+//! | --- | --- |
+//! | `setup` | installs what this machine lacks: QEMU, firmware, packages the guest is made of, a WinRM client |
+//! | `guest` | builds the test guest's disks |
+//! | `tidy` | checks the house rules |
+//! | `test` | all of the above, then clippy and every test |
+//! | `demo`, `bench` | build and run the programs of `vmtest` with those names |
+//!
+//! Each task brings up what it needs first, so any of them works on a fresh clone. Progress goes to standard error;
+//! an error ends the program with a message that says what to do.
+
+mod guest;
+mod setup;
+mod shell;
+mod tidy;
+
+use std::process::ExitCode;
+
+use shell::{Result, Tool, Workspace};
+
+const USAGE: &str = "usage: cargo xtask setup | guest | tidy | test | demo | bench";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let workspace = Workspace::find();
+    let (task, rest) = match arguments {
+        [] => ("help", arguments),
+        [task, rest @ ..] => (task.as_str(), rest),
+    };
+    match task {
+        "setup" => setup::run(&workspace),
+        "guest" => setup::run(&workspace).and_then(|()| guest::build(&workspace)).map(drop),
+        "tidy" => tidy::run(&workspace),
+        "test" => test(&workspace),
+        "demo" | "bench" => run_program(&workspace, task, rest),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        unknown => Err(shell::Failure::new(format!("no task is named {unknown:?}; {USAGE}"))),
+    }
+}
+
+/// Everything that must hold before a change goes in. The test runner's summary is the last thing printed.
+fn test(workspace: &Workspace) -> Result<()> {
+    setup::run(workspace)?;
+    let images = guest::build(workspace)?;
+    tidy::run(workspace)?;
+    shell::step("clippy");
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    Tool::cargo(workspace).args(clippy).run()?;
+    // The client tests run the service as a program, so it has to be there.
+    shell::step("building the service");
+    Tool::cargo(workspace).args(["build", "--package", "snapvisor"]).run()?;
+    shell::step("tests");
+    let tests = Tool::cargo(workspace).args(["test", "--workspace"]);
+    with_environment(tests, workspace, &images, "debug").run()
+}
+
+/// Builds the service and the program `name` of `vmtest` with optimisation and runs the latter.
+fn run_program(workspace: &Workspace, name: &str, arguments: &[String]) -> Result<()> {
+    setup::run(workspace)?;
+    let images = guest::build(workspace)?;
+    shell::step("building snapvisor and the program");
+    let build = ["build", "--release", "--package", "snapvisor", "--package", "vmtest", "--bin", "snapvisor", "--bin"];
+    Tool::cargo(workspace).args(build).arg(name).run()?;
+    shell::step(name);
+    let program = Tool::new(workspace.target.join("release").join(name)).args(arguments);
+    with_environment(program, workspace, &images, "release").run()
+}
+
+/// Tells `vmtest` where the guest's disks, the service and the outside client are.
+fn with_environment(tool: Tool, workspace: &Workspace, images: &guest::Images, profile: &str) -> Tool {
+    tool.env("SNAPVISOR_GUEST_DIR", &images.directory)
+        .env("SNAPVISOR_BIN", workspace.target.join(profile).join("snapvisor"))
+        .env("SNAPVISOR_CLIENT_PYTHON", setup::client_python(workspace))
+}
