@@ -19,6 +19,7 @@ pub mod datetime;
 pub mod embedded;
 pub mod instance;
 pub mod limit;
+pub mod mof;
 pub mod op;
 pub mod path;
 pub mod schema;

@@ -19,7 +19,8 @@ pub struct ObjectPath {
     pub namespace: Option<String>,
     /// The class.
     pub class: String,
-    /// The keys in the order they are written. Empty for a class and for a singleton.
+    /// The keys in the order they are written. Empty for a class and for a singleton. In `Class="value"` the only key has
+    /// an empty name.
     pub keys: Vec<(String, Value)>,
     /// Whether it ends in `=@`: the one instance of a class without keys.
     pub is_singleton: bool,
@@ -138,7 +139,11 @@ impl fmt::Display for ObjectPath {
             return f.write_str("=@");
         }
         for (i, (name, value)) in self.keys.iter().enumerate() {
-            write!(f, "{}{name}=", if i == 0 { '.' } else { ',' })?;
+            match (i, name.as_str()) {
+                (0, "") => f.write_str("=")?,
+                (0, name) => write!(f, ".{name}=")?,
+                (_, name) => write!(f, ",{name}=")?,
+            }
             match value {
                 Value::Bool(true) => f.write_str("TRUE")?,
                 Value::Bool(false) => f.write_str("FALSE")?,
@@ -318,6 +323,7 @@ mod tests {
         check("C", "C");
         check(r"\\H\root\cimv2:C", r"\\H\root\cimv2:C");
         check("C=@", "C=@");
+        check("C='v'", "C=\"v\"");
         check(r#" C . K = "v" , L = true "#, r#"C.K="v",L=TRUE"#);
         check(r#"C.K="Microsoft:A\\B\\0\\L""#, r#"C.K="Microsoft:A\\B\\0\\L""#);
         check(r#"C.K="Microsoft:A\B""#, r#"C.K="Microsoft:A\\B""#);

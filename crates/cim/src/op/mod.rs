@@ -11,7 +11,7 @@ use crate::{Class, Error, Instance, ObjectPath, Value, case, wql};
 
 mod bind;
 
-pub use bind::Arguments;
+pub use bind::{Arguments, bind_arguments};
 
 /// An instance as a client addresses it: keys may be missing if the rest names exactly one instance, and arrive as text.
 #[derive(Debug, Clone, PartialEq)]
