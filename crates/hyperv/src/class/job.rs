@@ -1,0 +1,113 @@
+//! `Msvm_ConcreteJob`: a job, running or ended.
+//!
+//! Clients show `Caption`, `JobStatus` and `PercentComplete` as a progress bar and `ErrorDescription` when it failed, so
+//! the first three are never NULL and the last one is the whole story.
+
+use cim::{DateTime, Instance};
+use ledger::failure::Failure;
+use ledger::job::{Job, JobKind, JobState};
+
+use super::blank;
+use crate::codes;
+use crate::object::Object;
+use crate::view::{View, datetime};
+
+/// A job.
+pub fn job(view: &View, job: &Job) -> Instance {
+    let end = if job.state.is_final() { job.changed } else { view.now };
+    let caption = caption(job.kind);
+    let failure = match &job.state {
+        JobState::Failed(failure) => Some(failure),
+        _ => None,
+    };
+    let instance = blank(view, "Msvm_ConcreteJob")
+        .with("InstanceID", Object::Job(job.id).id(&view.host.name))
+        .with("Caption", caption)
+        .with("Description", caption)
+        .with("ElementName", caption)
+        .with("Name", caption)
+        .with("InstallDate", datetime(job.submitted))
+        .with("TimeSubmitted", datetime(job.submitted))
+        .with("StartTime", datetime(job.submitted))
+        .with("ElapsedTime", DateTime::from_interval_micros(end.micros_since(job.submitted)))
+        .with("TimeOfLastStateChange", datetime(job.changed))
+        .with("JobState", codes::job_state(&job.state))
+        .with("JobStatus", job_status(job))
+        .with("JobType", codes::job_type(job.kind))
+        .with("JobRunTimes", 1u32)
+        .with("LocalOrUtcTime", 2u16)
+        .with("PercentComplete", u16::from(job.percent.min(100)))
+        .with("DeleteOnCompletion", true)
+        .with("Cancellable", is_cancellable(job));
+    match failure {
+        Some(failure) => failed(instance, failure),
+        None => instance.with("ErrorCode", 0u16).with("OperationalStatus", [2u16]).with("StatusDescriptions", ["OK"]),
+    }
+}
+
+fn failed(instance: Instance, failure: &Failure) -> Instance {
+    let code = u16::try_from(codes::error_code(failure.kind)).unwrap_or(u16::MAX);
+    instance
+        .with("ErrorCode", code)
+        .with("ErrorDescription", failure.full_text())
+        .with("ErrorSummaryDescription", &failure.message)
+        .with("OperationalStatus", [6u16])
+        .with("StatusDescriptions", ["Error"])
+}
+
+/// What it is at, or how it ended.
+fn job_status(job: &Job) -> String {
+    match &job.state {
+        JobState::Running if job.activity.is_empty() => "Running".to_owned(),
+        JobState::Running => job.activity.clone(),
+        JobState::Completed => "Completed".to_owned(),
+        JobState::Failed(failure) => format!("Failed: {}", failure.message),
+        JobState::Terminated => "Terminated".to_owned(),
+        JobState::Killed => "Killed".to_owned(),
+    }
+}
+
+/// Whether asking it to end may help: once asked is enough, and an order to the process is over before one can ask.
+fn is_cancellable(job: &Job) -> bool {
+    let takes_long = match job.kind {
+        JobKind::CreateSnapshot
+        | JobKind::ApplySnapshot
+        | JobKind::DestroySnapshot
+        | JobKind::Merge
+        | JobKind::Save
+        | JobKind::Start
+        | JobKind::Restore
+        | JobKind::Shutdown => true,
+        JobKind::Define
+        | JobKind::Modify
+        | JobKind::DestroyVm
+        | JobKind::TurnOff
+        | JobKind::Pause
+        | JobKind::Resume
+        | JobKind::Reset
+        | JobKind::ClearSnapshotState => false,
+    };
+    takes_long && job.cancel.is_none() && !job.state.is_final()
+}
+
+/// What it does, for people.
+fn caption(kind: JobKind) -> &'static str {
+    match kind {
+        JobKind::Define => "Creating Virtual Machine",
+        JobKind::Modify => "Modifying Virtual Machine",
+        JobKind::DestroyVm => "Removing Virtual Machine",
+        JobKind::Start => "Starting Virtual Machine",
+        JobKind::Restore => "Restoring Virtual Machine",
+        JobKind::TurnOff => "Turning Off Virtual Machine",
+        JobKind::Save => "Saving Virtual Machine",
+        JobKind::Shutdown => "Shutting Down Virtual Machine",
+        JobKind::Pause => "Pausing Virtual Machine",
+        JobKind::Resume => "Resuming Virtual Machine",
+        JobKind::Reset => "Resetting Virtual Machine",
+        JobKind::CreateSnapshot => "Taking Snapshot",
+        JobKind::ApplySnapshot => "Applying Snapshot",
+        JobKind::DestroySnapshot => "Deleting Snapshot",
+        JobKind::ClearSnapshotState => "Clearing Saved State of Snapshot",
+        JobKind::Merge => "Merging Virtual Hard Disks",
+    }
+}

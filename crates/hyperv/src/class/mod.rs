@@ -1,0 +1,78 @@
+//! Instances of the classes that have any here. One file for each class, or for a family that shares its properties.
+//!
+//! Every instance starts from the defaults its class declares and has a value for every boolean, because clients in the
+//! field take a NULL boolean for true. What stays NULL does not exist here.
+
+mod computer_system;
+mod error;
+mod ethernet;
+mod job;
+mod processor_memory;
+mod serial_port;
+mod service;
+mod setting_data;
+mod shutdown_component;
+mod storage;
+
+use cim::{CimType, Instance, Value};
+use ledger::vm::Settings;
+
+pub use error::error;
+pub use setting_data::{SUBTYPE_1, SUBTYPE_2, snapshot_kind, user_snapshot_type};
+
+use crate::object::{Device, Object, Owner};
+use crate::view::View;
+
+/// The instance of an object; `None` if the state does not have it.
+pub fn instance(view: &View, object: Object) -> Option<Instance> {
+    let state = &view.state;
+    let instance = match object {
+        Object::Host => computer_system::host(view),
+        Object::Vm(id) => computer_system::machine(view, state.vms.get(&id)?),
+        Object::Settings(Owner::Vm(id)) => setting_data::current(view, state.vms.get(&id)?),
+        Object::Settings(Owner::Snapshot(id)) => setting_data::snapshot(view, state.snapshots.get(&id)?),
+        Object::Resource(owner, device) => resource(view, owner, device, owner.hardware(state)?)?,
+        Object::SnapshotService | Object::ManagementService => service::service(view, object),
+        Object::Job(id) => job::job(view, state.jobs.get(&id)?),
+        Object::Shutdown(id) => shutdown_component::component(view, state.vms.get(&id)?),
+    };
+    Some(with_every_boolean(instance))
+}
+
+fn resource(view: &View, owner: Owner, device: Device, hardware: &Settings) -> Option<Instance> {
+    let object = Object::Resource(owner, device);
+    let fresh = blank(view, object.class()).with("InstanceID", object.id(&view.host.name));
+    Some(match device {
+        Device::Processor => processor_memory::processor(fresh, hardware),
+        Device::Memory => processor_memory::memory(fresh, hardware),
+        Device::Controller(id) => storage::controller(fresh, hardware.controllers.iter().find(|c| c.id == id)?),
+        Device::Drive(id) => storage::drive(view, fresh, owner, hardware.drives.iter().find(|d| d.id == id)?),
+        Device::Disk(id) => storage::disk(view, fresh, owner, hardware.drives.iter().find(|d| d.id == id)?)?,
+        Device::Nic(id) => ethernet::adapter(fresh, hardware.nics.iter().find(|n| n.id == id)?),
+        Device::Connection(id) => ethernet::connection(view, fresh, owner, hardware.nics.iter().find(|n| n.id == id)?),
+        Device::Serial(number) => serial_port::port(view, fresh, owner, number),
+    })
+}
+
+/// An instance of a class of this crate's own schema, with the defaults of its declaration.
+pub(crate) fn blank(view: &View, class: &str) -> Instance {
+    let schema = view.namespaces.virtualization();
+    Instance::with_defaults(
+        schema.class(class).expect("classes named in this crate are in its schema, a test makes each"),
+    )
+}
+
+fn with_every_boolean(mut instance: Instance) -> Instance {
+    let missing: Vec<String> = instance
+        .properties()
+        .filter(|(property, value)| {
+            let data_type = &property.data_type;
+            value.is_none() && data_type.cim_type == CimType::Boolean && !data_type.is_array
+        })
+        .map(|(property, _)| property.name.clone())
+        .collect();
+    for name in missing {
+        instance = instance.with(&name, Value::Bool(false));
+    }
+    instance
+}

@@ -1,0 +1,203 @@
+//! From keys to identities.
+//!
+//! A key that tells objects apart leads to its object at once, however many there are; only a query without one walks
+//! through all objects of its class.
+
+use std::sync::Arc;
+
+use cim::op::Target;
+use cim::{Error, Schema, Status, Value, case};
+use ledger::id::VmId;
+use ledger::state::State;
+
+use super::{Item, Items, as_target, is_virtualization, known};
+use crate::assoc::{self, Association, Link};
+use crate::object::{Object, Owner, split_settings_id};
+use crate::view::View;
+
+/// Most candidates looked at for an incomplete target. Clients leave out keys of services and systems; an instance
+/// among more than this is not named but searched for, and there are queries for that.
+const AMBIGUOUS_LOOKS: usize = 10_000;
+
+/// Classes with instances that are no associations, in the order of [`objects`].
+const CLASSES: [&str; 13] = [
+    "Msvm_ComputerSystem",
+    "Msvm_VirtualSystemSettingData",
+    "Msvm_VirtualSystemSnapshotService",
+    "Msvm_VirtualSystemManagementService",
+    "Msvm_ConcreteJob",
+    "Msvm_ShutdownComponent",
+    "Msvm_ProcessorSettingData",
+    "Msvm_MemorySettingData",
+    "Msvm_ResourceAllocationSettingData",
+    "Msvm_StorageAllocationSettingData",
+    "Msvm_SyntheticEthernetPortSettingData",
+    "Msvm_EthernetPortAllocationSettingData",
+    "Msvm_SerialPortSettingData",
+];
+
+/// The one instance a target names.
+///
+/// # Errors
+/// Unknown namespace or class, no such instance, or several of them.
+pub fn find(view: &View, target: &Target) -> Result<Item, Error> {
+    let schema = view.schema(&target.namespace)?;
+    let class = known(schema, &target.class)?;
+    let mut found = None;
+    for item in candidates(view, schema, target).take(AMBIGUOUS_LOOKS) {
+        let Some(row) = item.row(view).filter(|row| target.matches(&row.instance)) else { continue };
+        if found.replace(item).is_some() {
+            let keys: Vec<&str> = row.instance.class().keys().map(|key| key.name.as_str()).collect();
+            let message = format!("several instances match {}: give {}", target.to_path(), keys.join(", "));
+            return Err(Error::new(Status::InvalidParameter, message));
+        }
+    }
+    let unknown_key = target.keys.iter().find(|(name, _)| !name.is_empty() && class.property(name).is_none());
+    match (found, unknown_key) {
+        (Some(item), _) => Ok(item),
+        (None, Some((name, _))) => {
+            Err(Error::new(Status::InvalidParameter, format!("class {} has no key {name}", class.name)))
+        }
+        (None, None) => Err(Error::not_found(target.to_path().relative())),
+    }
+}
+
+/// The object a target names, which must not be an association.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_object(view: &View, target: &Target) -> Result<Object, Error> {
+    match find(view, target)? {
+        Item::Object(object) => Ok(object),
+        Item::Link(_) => Err(Error::new(Status::InvalidParameter, format!("{} is an association", target.class))),
+    }
+}
+
+/// Whatever may match a target, of its class and those below it; callers compare.
+pub fn candidates(view: &View, schema: &Schema, target: &Target) -> Items {
+    let id = target.keys.iter().find_map(|(name, value)| {
+        let names_id = ["", "InstanceID", "Name", "DeviceID"].iter().any(|key| case::eq(key, name));
+        value.as_str().filter(|_| names_id)
+    });
+    if let Some(id) = id {
+        let hit = |class: &&'static str| Object::by_id(&view.state, &view.host.name, class, id);
+        let hits: Vec<Item> = members(schema, &target.class).iter().filter_map(hit).map(Item::Object).collect();
+        if !hits.is_empty() {
+            return Box::new(hits.into_iter());
+        }
+    }
+    if let Some(machine) = target.key("VirtualSystemIdentifier").and_then(Value::as_str).and_then(|id| id.parse().ok())
+    {
+        if case::eq(&target.class, "Msvm_VirtualSystemSettingData") {
+            return Box::new(settings_of(&view.state, machine).into_iter().map(Item::Object));
+        }
+    }
+    links_with(view, target).unwrap_or_else(|| all(view, schema, &target.class))
+}
+
+/// Resources whose instance id begins with this text, if the text is long enough to name their owner.
+pub fn with_id_prefix(view: &View, schema: &Schema, class: &str, prefix: &str) -> Option<Items> {
+    let (guid, _) = split_settings_id(prefix)?;
+    let owners = [Owner::Vm(VmId(guid)), Owner::Snapshot(ledger::id::SnapshotId(guid))];
+    let owner = owners.into_iter().find(|owner| owner.hardware(&view.state).is_some())?;
+    let members = members(schema, class);
+    let objects = std::iter::once(Object::Settings(owner)).chain(assoc::resources(&view.state, owner));
+    let objects: Vec<Object> = objects.filter(|object| members.contains(&object.class())).collect();
+    Some(Box::new(objects.into_iter().map(Item::Object)))
+}
+
+/// All instances of a class and of those below it.
+pub fn all(view: &View, schema: &Schema, class: &str) -> Items {
+    if !is_virtualization(schema) {
+        return Box::new(std::iter::empty());
+    }
+    let names: Vec<String> = schema.family(class).map(|class| class.name.clone()).collect();
+    let view = view.clone();
+    Box::new(names.into_iter().flat_map(move |name| exactly(&view, &name)))
+}
+
+/// All instances of exactly this class.
+pub fn exactly(view: &View, class: &str) -> Items {
+    if let Some(association) = assoc::association(class) {
+        return links(&view.state, association);
+    }
+    match CLASSES.iter().find(|known| case::eq(known, class)) {
+        Some(class) => Box::new(objects(&view.state, class).map(Item::Object)),
+        None => Box::new(std::iter::empty()),
+    }
+}
+
+/// All objects of exactly this class.
+pub fn objects(state: &Arc<State>, class: &'static str) -> Box<dyn Iterator<Item = Object> + Send> {
+    let vms: Vec<VmId> = state.vms.keys().copied().collect();
+    let state = Arc::clone(state);
+    match class {
+        "Msvm_ComputerSystem" => Box::new(std::iter::once(Object::Host).chain(vms.into_iter().map(Object::Vm))),
+        "Msvm_VirtualSystemSettingData" => Box::new(vms.into_iter().flat_map(move |vm| settings_of(&state, vm))),
+        "Msvm_VirtualSystemSnapshotService" => Box::new(std::iter::once(Object::SnapshotService)),
+        "Msvm_VirtualSystemManagementService" => Box::new(std::iter::once(Object::ManagementService)),
+        "Msvm_ShutdownComponent" => Box::new(vms.into_iter().map(Object::Shutdown)),
+        "Msvm_ConcreteJob" => {
+            let jobs: Vec<Object> = state.jobs.keys().map(|&id| Object::Job(id)).collect();
+            Box::new(jobs.into_iter())
+        }
+        _ => {
+            let owners = {
+                let state = Arc::clone(&state);
+                vms.into_iter().flat_map(move |vm| settings_of(&state, vm))
+            };
+            let resources = owners.flat_map(move |settings| match settings {
+                Object::Settings(owner) => assoc::resources(&state, owner),
+                _ => Vec::new(),
+            });
+            Box::new(resources.filter(move |object| object.class() == class))
+        }
+    }
+}
+
+/// Current settings first, then those of the snapshots.
+fn settings_of(state: &State, vm: VmId) -> Vec<Object> {
+    let current = state.vms.contains_key(&vm).then_some(Object::Settings(Owner::Vm(vm)));
+    let snapshots = state.snapshots_of(vm).map(|snapshot| Object::Settings(Owner::Snapshot(snapshot.id)));
+    current.into_iter().chain(snapshots).collect()
+}
+
+/// The classes of [`CLASSES`] that are this class or below it.
+fn members(schema: &Schema, class: &str) -> Vec<&'static str> {
+    CLASSES.into_iter().filter(|member| is_virtualization(schema) && schema.is_a(member, class)).collect()
+}
+
+fn links(state: &Arc<State>, association: &'static Association) -> Items {
+    let lefts: Vec<Object> = association.left_classes.iter().flat_map(|class| objects(state, class)).collect();
+    let state = Arc::clone(state);
+    Box::new(lefts.into_iter().flat_map(move |left| {
+        let rights = (association.rights)(&state, left);
+        rights.into_iter().map(move |right| Item::Link(Link { association, left, right }))
+    }))
+}
+
+/// Connections of one class of which the target names a side.
+fn links_with(view: &View, target: &Target) -> Option<Items> {
+    let association = assoc::association(&target.class)?;
+    let (side, other) = target.keys.iter().find_map(|(name, value)| {
+        let is_left = case::eq(name, association.left);
+        if !is_left && !case::eq(name, association.right) {
+            return None;
+        }
+        let side = as_target(value, &target.namespace)?;
+        // An object that does not exist has no connections.
+        Some((find_object(view, &side).ok(), is_left))
+    })?;
+    let links: Vec<Item> = match (side, other) {
+        (None, _) => Vec::new(),
+        (Some(left), true) => {
+            let rights = (association.rights)(&view.state, left).into_iter();
+            rights.map(|right| Item::Link(Link { association, left, right })).collect()
+        }
+        (Some(right), false) => {
+            let lefts = (association.lefts)(&view.state, right).into_iter();
+            lefts.map(|left| Item::Link(Link { association, left, right })).collect()
+        }
+    };
+    Some(Box::new(links.into_iter()))
+}

@@ -1,0 +1,69 @@
+//! What an operation is answered from.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cim::{DateTime, Error, Schema, Status};
+use ledger::id::VmId;
+use ledger::state::{State, Timestamp};
+use uuid::Uuid;
+
+use crate::schema::Namespaces;
+
+/// Where a machine's first serial port can be reached, as a path on this host; `None` if it cannot.
+pub type ConsolePath = Box<dyn Fn(VmId) -> Option<PathBuf> + Send + Sync>;
+
+/// What is known of the host and does not change while the daemon runs.
+pub struct Host {
+    /// Host name, as it stands in object paths.
+    pub name: String,
+    /// SMBIOS UUID of the host, or another stable identity.
+    pub uuid: Uuid,
+    /// Logical processors.
+    pub processors: u32,
+    /// Installed memory in bytes.
+    pub memory_bytes: u64,
+    /// Directory under which the service keeps what belongs to machines.
+    pub data_root: PathBuf,
+    /// Console of a machine, shown as the connection of its first serial port.
+    pub console: ConsolePath,
+}
+
+/// All that an operation is answered from; cheap to clone, and never changes.
+#[derive(Clone)]
+pub struct View {
+    /// The classes.
+    pub namespaces: Arc<Namespaces>,
+    /// The host.
+    pub host: Arc<Host>,
+    /// Machines, snapshots and jobs at one revision.
+    pub state: Arc<State>,
+    /// The time by the host's clock.
+    pub now: Timestamp,
+    /// Minutes that local time is ahead of UTC; for names that show a date.
+    pub utc_offset_minutes: i16,
+}
+
+impl View {
+    /// The schema of a namespace.
+    ///
+    /// # Errors
+    /// [`Status::InvalidNamespace`] if there is none of this name.
+    pub fn schema(&self, namespace: &str) -> Result<&Arc<Schema>, Error> {
+        self.namespaces.find(namespace).ok_or_else(|| {
+            let v2 = self.namespaces.virtualization().namespace();
+            Error::new(Status::InvalidNamespace, format!("there is no namespace {namespace} here; try {v2}"))
+        })
+    }
+
+    /// The same view of a later state.
+    #[must_use]
+    pub fn at(&self, state: Arc<State>) -> Self {
+        Self { state, ..self.clone() }
+    }
+}
+
+/// A point in time as CIM writes it.
+pub fn datetime(moment: Timestamp) -> DateTime {
+    DateTime::from_unix_micros(i64::try_from(moment.0).unwrap_or(i64::MAX))
+}
