@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Instant, SystemTime};
 
@@ -28,20 +27,31 @@ pub fn clock(started: Instant) -> Answer {
     Ok(format!("{} {}", unix.as_millis(), started.elapsed().as_millis()))
 }
 
-/// The VM generation id, from the page of memory that firmware set aside for it and told QEMU about; this is what a
-/// guest's own driver would read (QEMU docs/specs/vmgenid.rst).
+/// The VM generation id, from the memory that firmware set aside for it and told QEMU about; this is what a guest's
+/// own driver would read (QEMU docs/specs/vmgenid.rst).
 pub fn generation_id() -> Answer {
-    /// Where QEMU puts the id within the page.
-    const ID_OFFSET: u64 = 40;
     const ADDRESS: &str = "/sys/firmware/qemu_fw_cfg/by_name/etc/vmgenid_addr/raw";
-    let missing = |error: std::io::Error| format!("this machine shows no generation id: {error}");
-    let mut address = [0; 8];
-    File::open(ADDRESS).and_then(|mut file| file.read_exact(&mut address)).map_err(missing)?;
+    let missing = |error| format!("this machine shows no generation id: {error}");
+    let mut bytes = [0; 8];
+    File::open(ADDRESS).and_then(|mut file| file.read_exact(&mut bytes)).map_err(missing)?;
+    // The address is that of the id itself, behind the 40 bytes that QEMU leaves free at the start of the page.
+    let address = u64::from_le_bytes(bytes);
     let mut id = [0; 16];
-    File::open("/dev/mem")
-        .and_then(|memory| memory.read_exact_at(&mut id, u64::from_le_bytes(address) + ID_OFFSET))
-        .map_err(missing)?;
+    for (part, offset) in id.chunks_exact_mut(8).zip([0, 8]) {
+        part.copy_from_slice(&physical_word(address + offset)?.to_le_bytes());
+    }
     Ok(format_guid(&id))
+}
+
+/// Eight bytes of physical memory. Reading `/dev/mem` stops at the end of what the kernel uses; busybox maps it.
+fn physical_word(address: u64) -> Result<u64, String> {
+    let output = Command::new("/bin/busybox")
+        .args(["devmem", &format!("{address:#x}"), "64"])
+        .output()
+        .map_err(|error| format!("cannot run devmem: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let digits = text.trim().trim_start_matches("0x");
+    u64::from_str_radix(digits, 16).map_err(|_| format!("devmem says {text:?} about {address:#x}"))
 }
 
 /// Runs a command line in the guest's shell and answers its exit code and output.

@@ -122,6 +122,12 @@ impl Tool {
         Err(Failure(format!("{} ended with {}\n{}", self.line(), output.status, printed.trim_end())))
     }
 
+    /// Runs it to the end, good or bad, and returns which and what it prints.
+    pub fn outcome(mut self) -> Result<(bool, String)> {
+        let output = self.output()?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
     /// Whether it runs and succeeds.
     pub fn succeeds(mut self) -> bool {
         self.output().is_ok_and(|output| output.status.success())
