@@ -15,9 +15,17 @@
 //! Everything that arrives is bounded before it is believed: bytes, depth, elements and attributes by [`cim::limit`], headers, selectors
 //! and enumerations by the constants beside their readers.
 
+mod binding;
+mod class_xml;
 pub mod client;
 pub mod encoding;
+pub mod enumeration;
+pub mod epr;
+pub mod fault;
 pub mod ns;
+mod reply;
+mod request;
 pub mod server;
+mod soap;
 
 pub use server::{Continuation, HttpReply, Identity, Incoming, Moment, Server, Step};

@@ -9,7 +9,13 @@
 //! A [`Continuation`] is everything the reply needs and nothing else; it may be kept as long as the operation takes and dropped if the
 //! client goes away. Authentication happens before [`Server::handle`]: the principal it found is an argument.
 
-use cim::op::{Answer, Operation};
+use crate::encoding::{self, Encoding};
+use crate::enumeration::{Allowance, Contexts, Enumeration, Form};
+use crate::fault::{Fault, Kind};
+use crate::reply::{self, Head};
+use crate::request::{self, Header, Request, Shape};
+use crate::soap::{self, Envelope};
+use cim::op::{Answer, Operation, Rows};
 use std::time::Duration;
 
 /// Bytes of one request body; Windows' own default. A transport answers a larger one with 413 and need not read it.
@@ -58,6 +64,10 @@ pub struct HttpReply {
 }
 
 /// What to do with a request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per request, moved a few times at most; a box would be one more thing to explain"
+)]
 #[derive(Debug)]
 pub enum Step {
     /// Send this.
@@ -69,7 +79,12 @@ pub enum Step {
 /// What a reply needs to know of its request.
 #[derive(Debug)]
 pub struct Continuation {
+    head: Head,
+    shape: Shape,
     timeout: Duration,
+    principal: String,
+    /// The name of the enumeration, should there be one.
+    context: String,
 }
 
 impl Continuation {
@@ -77,24 +92,39 @@ impl Continuation {
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
+
+    /// Who asked.
+    pub fn principal(&self) -> &str {
+        &self.principal
+    }
 }
 
 /// The machine: who it is, and the enumerations that clients have open.
 #[derive(Debug)]
 pub struct Server {
     identity: Identity,
+    contexts: Contexts,
 }
 
 impl Server {
     /// A server without open enumerations.
     pub fn new(identity: Identity) -> Self {
-        Server { identity }
+        Server { identity, contexts: Contexts::default() }
     }
 
-    /// Takes a request. Everything but Get, Enumerate, Invoke and class requests is answered at once.
+    /// Takes a request. Identify, Pull, Release and whatever cannot be understood are answered at once.
     pub fn handle(&mut self, incoming: Incoming<'_>, moment: Moment) -> Step {
-        let _ = (incoming, moment, &self.identity);
-        Step::Reply(HttpReply { status: 500, content_type: "application/soap+xml;charset=UTF-8", body: Vec::new() })
+        let (id, context) = split(moment.entropy);
+        let mut head = Head::new(soap::uuid(id));
+        match self.begin(&mut head, incoming, moment.now) {
+            Ok(Begun::Reply(envelope)) => Step::Reply(self.finish(&head, envelope)),
+            Ok(Begun::Perform { operation, shape, timeout }) => {
+                let principal = incoming.principal.to_owned();
+                let continuation = Continuation { head, shape, timeout, principal, context: soap::uuid(context) };
+                Step::Perform(operation, continuation)
+            }
+            Err(fault) => Step::Reply(self.refuse(&head, &fault)),
+        }
     }
 
     /// Turns the provider's answer into the reply. Errors become faults.
@@ -104,13 +134,132 @@ impl Server {
         answer: Result<Answer, cim::Error>,
         now: Duration,
     ) -> HttpReply {
-        let _ = (continuation.timeout, answer, now);
-        HttpReply { status: 500, content_type: "application/soap+xml;charset=UTF-8", body: Vec::new() }
+        let Continuation { head, shape, principal, context, .. } = continuation;
+        let envelope = answer.map_err(Fault::from).and_then(|answer| match (shape, answer) {
+            (Shape::Get { style, fragment }, Answer::Instance(row)) => {
+                reply::instance(&head, &row, style, fragment.as_ref())
+            }
+            (Shape::Enumerate { form, optimized }, Answer::Rows(rows)) => {
+                self.start(&head, &principal, context, rows, form, optimized, now)
+            }
+            (Shape::Invoke { uri, method, namespace, style }, Answer::Method(result)) => {
+                Ok(reply::method(&head, &uri, &method, &result, style, &namespace))
+            }
+            (Shape::Class { is_enumeration }, Answer::Class(class)) => Ok(reply::class(&head, &class, is_enumeration)),
+            _ => Err(Fault::new(Kind::Internal, "the provider answered another question than the one asked")),
+        });
+        match envelope {
+            Ok(envelope) => self.finish(&head, envelope),
+            Err(fault) => self.refuse(&head, &fault),
+        }
     }
 
-    /// The reply to a request whose time is over.
-    pub fn time_out(&mut self, continuation: Continuation) -> HttpReply {
-        let _ = continuation.timeout;
-        HttpReply { status: 500, content_type: "application/soap+xml;charset=UTF-8", body: Vec::new() }
+    /// The reply to a request whose time is over. What it asked for may still happen.
+    pub fn time_out(&self, continuation: &Continuation) -> HttpReply {
+        let seconds = continuation.timeout.as_secs();
+        let reason = format!("the operation did not finish within {seconds} s; it may still do so");
+        self.refuse(&continuation.head, &Fault::new(Kind::TimedOut, reason))
     }
+
+    fn begin(&mut self, head: &mut Head, incoming: Incoming<'_>, now: Duration) -> Result<Begun, Fault> {
+        if incoming.body.len() > MAX_REQUEST_BYTES {
+            let reason = format!("the request has {} bytes, {MAX_REQUEST_BYTES} are accepted", incoming.body.len());
+            return Err(Fault::new(Kind::RequestTooLarge, reason));
+        }
+        let (text, encoding) = encoding::decode(incoming.content_type, incoming.body)?;
+        head.encoding = encoding;
+        let envelope = Envelope::open(cim::xml::parse(&text)?)?;
+        head.relates_to = request::message_id(&envelope);
+        if Request::is_identify(&envelope) {
+            return Ok(Begun::Reply(reply::identify(&self.identity)));
+        }
+        let header = Header::read(&envelope)?;
+        head.action.clone_from(&header.action);
+        head.max_envelope = header.max_envelope;
+        match Request::read(&header, envelope.body.as_ref())? {
+            Request::Perform(operation, shape) => Ok(Begun::Perform { operation, shape, timeout: header.timeout }),
+            Request::Pull { context, rows } => {
+                let allowance = allowance(head, rows, reply::page(head, &context, "", true).len());
+                let page = self.contexts.take(&context, incoming.principal, allowance, now)?;
+                Ok(Begun::Reply(reply::page(head, &context, &page.items, page.is_last)))
+            }
+            Request::Release { context } => {
+                self.contexts.release(&context, incoming.principal, now)?;
+                Ok(Begun::Reply(reply::released(head)))
+            }
+        }
+    }
+
+    /// The reply to Enumerate: rows, if it asked for some with the reply, and a context for what is left.
+    #[expect(clippy::too_many_arguments, reason = "they are the request, taken apart once")]
+    fn start(
+        &mut self,
+        head: &Head,
+        principal: &str,
+        context: String,
+        rows: Rows,
+        form: Form,
+        optimized: Option<usize>,
+        now: Duration,
+    ) -> Result<String, Fault> {
+        let mut enumeration = Enumeration::new(rows, form);
+        let mut items = None;
+        if let Some(count) = optimized {
+            let page =
+                enumeration.take(allowance(head, count, reply::enumeration(head, Some(&context), Some("")).len()))?;
+            if page.is_last {
+                return Ok(reply::enumeration(head, None, Some(&page.items)));
+            }
+            items = Some(page.items);
+        }
+        let envelope = reply::enumeration(head, Some(&context), items.as_deref());
+        self.contexts.insert(context, principal, enumeration, now);
+        Ok(envelope)
+    }
+
+    fn finish(&self, head: &Head, envelope: String) -> HttpReply {
+        let size = head.encoding.encoded_len(&envelope);
+        if size > head.max_envelope {
+            let reason = format!("the reply takes {size} bytes, the client accepts {}", head.max_envelope);
+            return self.refuse(head, &Fault::new(Kind::EnvelopeTooLarge, reason));
+        }
+        send(200, head.encoding, envelope)
+    }
+
+    fn refuse(&self, head: &Head, fault: &Fault) -> HttpReply {
+        send(500, head.encoding, reply::fault(head, fault, &self.identity.host))
+    }
+}
+
+/// What a request turned out to be.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per request, moved a few times at most; a box would be one more thing to explain"
+)]
+enum Begun {
+    /// Answered.
+    Reply(String),
+    /// For the provider.
+    Perform { operation: Operation, shape: Shape, timeout: Duration },
+}
+
+fn send(status: u16, encoding: Encoding, envelope: String) -> HttpReply {
+    HttpReply { status, content_type: encoding.content_type(), body: encoding.encode(envelope) }
+}
+
+fn allowance(head: &Head, rows: usize, frame: usize) -> Allowance {
+    // The frame is ASCII but for the message id, which is a client's own business.
+    let frame = head.encoding.encoded_len(" ") * frame;
+    Allowance { rows, bytes: head.max_envelope.saturating_sub(frame), encoding: head.encoding }
+}
+
+fn split(entropy: [u8; 32]) -> ([u8; 16], [u8; 16]) {
+    let (mut first, mut second) = ([0; 16], [0; 16]);
+    for (position, byte) in entropy.into_iter().enumerate() {
+        match position.checked_sub(16) {
+            None => first[position] = byte,
+            Some(rest) => second[rest] = byte,
+        }
+    }
+    (first, second)
 }

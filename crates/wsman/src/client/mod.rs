@@ -3,9 +3,18 @@
 //! A [`Request`] is turned into bytes by [`Request::to_envelope`]; its reply is read by [`read`]. An enumeration is `Enumerate`, then
 //! `Pull` with the context of each [`Page`] until there is none.
 
+mod embedded;
+mod envelope;
+mod read;
+
+pub use read::read;
+
 use cim::embedded::EmbeddedInstance;
 use cim::op::{Argument, Target};
 use std::time::Duration;
+
+/// The `Content-Type` of every request.
+pub const CONTENT_TYPE: &str = "application/soap+xml;charset=UTF-8";
 
 /// What to ask.
 #[derive(Debug, Clone, PartialEq)]
@@ -185,19 +194,6 @@ pub enum ClientError {
 impl Request {
     /// The envelope, in UTF-8, to be posted as [`CONTENT_TYPE`].
     pub fn to_envelope(&self, stamp: Stamp<'_>) -> Vec<u8> {
-        let _ = stamp;
-        Vec::new()
+        envelope::write(self, stamp).into_bytes()
     }
-}
-
-/// The `Content-Type` of every request.
-pub const CONTENT_TYPE: &str = "application/soap+xml;charset=UTF-8";
-
-/// Reads what the server sent in answer to `request`: HTTP status, `Content-Type` and body.
-///
-/// # Errors
-/// [`ClientError::Fault`] if the server refused, the others if it did not speak the protocol.
-pub fn read(request: &Request, status: u16, content_type: &str, body: &[u8]) -> Result<Reply, ClientError> {
-    let _ = (request, content_type, body);
-    Err(ClientError::Http { status })
 }
