@@ -1,5 +1,7 @@
 //! What can change the ledger: a closed set.
 
+use std::time::Duration;
+
 use crate::effect::EffectId;
 use crate::failure::Failure;
 use crate::id::VmId;
@@ -152,6 +154,22 @@ pub struct CaptureReport {
     pub total_us: u64,
     /// Bytes on disk of the memory files.
     pub bytes: u64,
+}
+
+impl std::fmt::Display for CaptureReport {
+    /// One line for people: `live, guest paused 10.2 ms, 1.31 s in all, 402 MiB`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (pause, total) = (Duration::from_micros(self.pause_us), Duration::from_micros(self.total_us));
+        write!(
+            f,
+            "{}, guest paused {:.1?}, {:.2?} in all, {} MiB",
+            self.method,
+            pause,
+            total,
+            self.bytes.div_ceil(1 << 20)
+        )?;
+        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, " ({reason})"))
+    }
 }
 
 /// How an effect ended badly. What it could undo itself it has undone.

@@ -18,9 +18,9 @@ use crate::event::CaptureReport;
 use crate::failure::Failure;
 use crate::id::{DeviceId, JobId, LayerId, MemoryId, SnapshotId, VmId};
 use crate::request::PowerTarget;
-use crate::snapshot::{Format, Purpose};
+use crate::snapshot::{Format, Layer, Purpose};
 use crate::state::Timestamp;
-use crate::vm::{Power, Slot};
+use crate::vm::{Power, Slot, Vm};
 
 /// A job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,25 @@ pub struct Job {
     pub submitted: Timestamp,
     /// When `state` changed last.
     pub changed: Timestamp,
+}
+
+impl Job {
+    /// Whether asking for the end has a chance: what is in flight can be stopped and undone.
+    pub fn cancellable(&self) -> bool {
+        let stoppable = matches!(
+            self.stage,
+            Stage::PreparingSnapshot(_)
+                | Stage::Capturing(_)
+                | Stage::PreparingApply { .. }
+                | Stage::InspectingImage { .. }
+                | Stage::Measuring(_)
+                | Stage::Merging(_)
+                | Stage::Launching
+                | Stage::Saving { .. }
+                | Stage::AwaitingShutdown
+        );
+        stoppable && !self.state.is_final()
+    }
 }
 
 /// Kinds of job, in the namespace's grain.
@@ -145,6 +164,8 @@ pub struct PlannedSnapshot {
     pub overlays: Vec<PlannedOverlay>,
     /// Memory to be written, if any.
     pub memory: Option<MemoryId>,
+    /// The snapshot shares the memory that the machine is saved with.
+    pub keep_saved: bool,
     /// State of the machine when it was asked for; the guest goes back to it.
     pub power: Power,
 }
@@ -163,8 +184,13 @@ pub struct PlannedMerge {
 /// What a running job is at: the one effect in flight, and all that is needed to go on from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
-    /// Making the directories and UEFI variables of a new machine.
-    PreparingVm,
+    /// Making the directories and UEFI variables of a new machine, which exists once that is done.
+    PreparingVm {
+        /// The machine.
+        vm: Box<Vm>,
+        /// Layer of its UEFI variables.
+        nvram: Option<Box<Layer>>,
+    },
     /// Looking at an image.
     InspectingImage {
         /// Where it goes.
@@ -189,26 +215,31 @@ pub enum Stage {
     PreparingApply {
         /// New tops.
         overlays: Vec<PlannedOverlay>,
+        /// New generation id of the machine.
+        generation_id: uuid::Uuid,
     },
     /// Measuring two layers.
     Measuring(PlannedMerge),
     /// Merging two layers.
     Merging(PlannedMerge),
     /// Letting the guest run on after a merge.
-    ResumingAfterMerge,
+    ResumingAfterMerge {
+        /// Files to delete then.
+        paths: Vec<std::path::PathBuf>,
+    },
     /// Deleting files; what comes after is decided when they are gone.
     Deleting {
         /// Files and directories.
         paths: Vec<std::path::PathBuf>,
-        /// How the job will end if no merge is left to do.
+        /// How the job will end, once nothing is left to tidy.
         end: JobState,
     },
     /// Starting the process.
     Launching,
     /// Ending a process that did not start properly.
     AbortingLaunch {
-        /// Why.
-        failure: Failure,
+        /// How the job will end.
+        end: JobState,
     },
     /// Writing memory to disk.
     Saving {
@@ -227,9 +258,21 @@ pub enum Stage {
         end: JobState,
     },
     /// Ending the process after a save.
-    QuittingAfterSave,
+    QuittingAfterSave {
+        /// Memory that was written.
+        memory: MemoryId,
+        /// State of the machine before.
+        power: Power,
+    },
     /// One order to the process.
-    Controlling(PowerTarget),
+    Controlling {
+        /// The order.
+        target: PowerTarget,
+        /// State of the machine before.
+        power: Power,
+    },
+    /// The power button is pressed; the guest takes its time.
+    AwaitingShutdown,
     /// Nothing more to do.
     Finished,
 }

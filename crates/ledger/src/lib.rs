@@ -15,7 +15,7 @@
 //!
 //! Reading order: [`state`] (virtual machines, snapshots, layers, memory images, jobs and the invariants between them),
 //! [`request`] (what may be asked), [`admission`] (who may do it now), [`job`] (how long work proceeds, step by step),
-//! [`layers`] (which disk layers may go and how), [`driver`] (the loop's body), [`recovery`] (after a restart).
+//! [`layers`] (which disk layers may go and how), [`driver`] (the loop's body and what it does after a restart).
 
 pub mod admission;
 pub mod driver;
@@ -25,10 +25,11 @@ pub mod failure;
 pub mod id;
 pub mod job;
 pub mod layers;
+pub mod paths;
 pub mod record;
-pub mod recovery;
 pub mod request;
 pub mod snapshot;
+pub mod spec;
 pub mod state;
 pub mod vm;
 

@@ -183,7 +183,8 @@ fn encode<E: Serialize>(entity: &E) -> String {
 /// # Errors
 /// When a record is damaged or from a newer program. Nothing is guessed.
 pub fn rebuild(revision: u64, records: &[Stored]) -> Result<State, RecordError> {
-    let mut state = State { revision, ..State::default() };
+    let mut state = State::default();
+    state.revision = revision;
     for record in records {
         match record.kind.as_str() {
             "vm" => state.put_vm(decode::<Vm>(record)?),
@@ -206,7 +207,9 @@ fn decode<E: for<'a> Deserialize<'a>>(record: &Stored) -> Result<E, RecordError>
     if version > FORMAT_VERSION {
         return Err(RecordError::TooNew { kind: record.kind.clone(), id: record.id.clone(), version });
     }
-    serde_json::from_str::<Envelope<E>>(&record.body).map(|envelope| envelope.entity).map_err(|error| damaged(record, error))
+    serde_json::from_str::<Envelope<E>>(&record.body)
+        .map(|envelope| envelope.entity)
+        .map_err(|error| damaged(record, error))
 }
 
 fn damaged(record: &Stored, reason: impl ToString) -> RecordError {

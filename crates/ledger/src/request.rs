@@ -193,7 +193,7 @@ pub enum Contents {
 }
 
 /// Changes of the power state that may be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum PowerTarget {
     /// Start, restore or resume, whichever it takes.
     Running,

@@ -7,7 +7,7 @@
 //! 1. Every reference resolves: machine, snapshot, layer, memory, parent.
 //! 2. A machine's active layer is used by nothing else: no snapshot, no other slot, no layer on top of it.
 //! 3. Parents form forests: no cycles among snapshots, none among layers.
-//! 4. A saved machine has memory; one with a process has none pending, unless it is being started from it.
+//! 4. A saved machine has memory; one with a process has none, unless it is being started from it or quits after saving it.
 //! 5. At most one unfinished job per machine.
 
 use std::sync::Arc;
@@ -176,7 +176,7 @@ impl State {
             if vm.power == Power::Saved && vm.saved.is_none() {
                 broken.push(format!("{} is saved but has no memory", vm.id));
             }
-            if vm.saved.is_some() && !matches!(vm.power, Power::Saved | Power::Starting) {
+            if vm.saved.is_some() && !matches!(vm.power, Power::Saved | Power::Starting | Power::Saving) {
                 broken.push(format!("{} is {:?} and has saved memory", vm.id, vm.power));
             }
             let unfinished = self.jobs_of(vm.id).filter(|job| !job.state.is_final()).count();
@@ -197,7 +197,7 @@ impl State {
             for snapshot in [vm.parent, vm.last_applied].into_iter().flatten() {
                 missing("snapshot of machine", snapshot.to_string(), self.snapshots.contains_key(&snapshot));
             }
-            for memory in vm.saved {
+            if let Some(memory) = vm.saved {
                 missing("memory of machine", memory.to_string(), self.memories.contains_key(&memory));
             }
             for (_, layer) in vm.settings.layers() {
@@ -206,11 +206,11 @@ impl State {
         }
         for snapshot in self.snapshots.values() {
             missing("machine of snapshot", snapshot.vm.to_string(), self.vms.contains_key(&snapshot.vm));
-            for parent in snapshot.parent {
+            if let Some(parent) = snapshot.parent {
                 missing("parent of snapshot", parent.to_string(), self.snapshots.contains_key(&parent));
                 missing("acyclic parent of", snapshot.id.to_string(), !self.descends_from(Some(parent), snapshot.id));
             }
-            for memory in snapshot.memory {
+            if let Some(memory) = snapshot.memory {
                 missing("memory of snapshot", memory.to_string(), self.memories.contains_key(&memory));
             }
             for (_, layer) in snapshot.settings.layers() {
@@ -218,7 +218,7 @@ impl State {
             }
         }
         for layer in self.layers.values() {
-            for parent in layer.parent {
+            if let Some(parent) = layer.parent {
                 missing("parent of layer", parent.to_string(), self.layers.contains_key(&parent));
             }
             missing("end of the chain of", layer.id.to_string(), self.chain(layer.id).len() <= self.layers.len());

@@ -3,6 +3,8 @@
 //! [`Settings`] is the part that a snapshot stores and brings back; the rest of [`Vm`] belongs to the machine itself
 //! and survives every apply.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -38,6 +40,8 @@ pub struct Vm {
     pub power_changed: Timestamp,
     /// When hardware or the snapshot tree changed last.
     pub configuration_changed: Timestamp,
+    /// Files that nobody needs and that could not be deleted yet; tried again whenever the machine is tidied.
+    pub garbage: Vec<PathBuf>,
 }
 
 /// Hardware of a machine, as stored in a snapshot.

@@ -1,0 +1,29 @@
+//! What machines do on their own.
+
+use super::Turn;
+use crate::event::MachineChange;
+use crate::id::VmId;
+use crate::job::{JobState, Stage};
+use crate::vm::Power;
+
+impl Turn<'_> {
+    /// The guest or the emulator changed something without being asked.
+    pub(super) fn machine_changed(&mut self, vm: VmId, change: MachineChange) {
+        let Some(machine) = self.state.vms.get(&vm).cloned() else { return };
+        let power = match (change, machine.power) {
+            // Off and saved machines have no process to lose; a start tells its own end.
+            (MachineChange::Gone, Power::Off | Power::Saved | Power::Starting) => return,
+            // Memory is on record: the process was only waiting to be told to quit.
+            (MachineChange::Gone, Power::Saving) if machine.saved.is_some() => Power::Saved,
+            (MachineChange::Gone, _) => Power::Off,
+            (MachineChange::Stopped, Power::Running) => Power::Paused,
+            (MachineChange::Running, Power::Paused) => Power::Running,
+            (MachineChange::Stopped | MachineChange::Running, _) => return,
+        };
+        self.set_power(vm, power);
+        let waiting = self.state.active_job(vm).filter(|job| job.stage == Stage::AwaitingShutdown).map(|job| job.id);
+        if let (Some(job), Power::Off) = (waiting, power) {
+            self.end(job, JobState::Completed);
+        }
+    }
+}

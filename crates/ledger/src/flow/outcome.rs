@@ -1,0 +1,184 @@
+//! What happens when an effect ends: one handler for each stage.
+
+use super::Turn;
+use crate::effect::EffectId;
+use crate::event::{EffectFailure, InspectedImage, Outcome};
+use crate::failure::{Failure, Kind};
+use crate::id::{DeviceId, IdSource, JobId, LayerId, MemoryId, VmId};
+use crate::job::{Job, JobState, Stage};
+use crate::request::PowerTarget;
+use crate::snapshot::{Layer, Memory, Origin};
+use crate::vm::{Power, Slot};
+
+impl Turn<'_> {
+    /// Works in the end of an effect. Only the effect last released counts; a late or repeated outcome is ignored.
+    pub(super) fn outcome(&mut self, effect: EffectId, outcome: &Result<Outcome, EffectFailure>) {
+        let Some(job) = self.state.jobs.get(&effect.job).cloned() else { return };
+        if job.state.is_final() || job.effects != effect.number {
+            return;
+        }
+        match outcome {
+            Ok(outcome) => self.succeeded(&job, outcome),
+            Err(failure) => self.failed(&job, failure),
+        }
+    }
+
+    fn succeeded(&mut self, job: &Job, outcome: &Outcome) {
+        let (id, vm) = (job.id, job.vm);
+        match (job.stage.clone(), outcome) {
+            (Stage::PreparingVm { vm, nvram }, Outcome::Done) => {
+                nvram.into_iter().for_each(|layer| self.state.put_layer(*layer));
+                self.state.put_vm(*vm);
+                self.end(id, JobState::Completed);
+            }
+            (Stage::InspectingImage { drive, .. }, Outcome::Inspected { chain }) => {
+                self.inspected(id, vm, drive, chain)
+            }
+            (Stage::PreparingSnapshot(plan), Outcome::Done) => self.snapshot_prepared(id, vm, plan),
+            (Stage::Capturing(plan), Outcome::Captured { moment, report, machine }) => {
+                self.record_snapshot(id, vm, &plan, *moment, Some((report, machine)));
+            }
+            (Stage::AbortingCapture { plan, end }, Outcome::Aborted { switched, alive }) => {
+                self.set_power(vm, if *alive { plan.power } else { Power::Off });
+                self.capture_undone(id, vm, &plan, *switched, end);
+            }
+            (Stage::PreparingApply { overlays, generation_id }, Outcome::Done) => {
+                self.record_apply(id, vm, &overlays, generation_id);
+            }
+            (Stage::Measuring(plan), Outcome::Measured { bytes }) => self.measured(id, plan, bytes),
+            (Stage::Merging(plan), Outcome::Merged { stopped }) => self.merge_done(id, vm, plan, *stopped),
+            (Stage::ResumingAfterMerge { paths }, Outcome::Done) => {
+                self.enter(id, Stage::Deleting { paths, end: JobState::Completed });
+            }
+            (Stage::Deleting { end, .. }, Outcome::Done) => self.deleted(id, vm, end),
+            (Stage::Launching, Outcome::Done) => {
+                self.set_power(vm, Power::Running);
+                self.state.update_vm(vm, |vm| vm.saved = None);
+                self.tidy_without_merges(id);
+            }
+            (Stage::AbortingLaunch { end }, Outcome::Done) => self.launch_undone(id, vm, end),
+            (Stage::Saving { memory, power }, Outcome::Saved { report, machine }) => {
+                let path = self.paths.memory(vm, memory);
+                self.state.put_memory(Memory { id: memory, vm, path, bytes: report.bytes, machine: machine.clone() });
+                self.state.update_vm(vm, |vm| vm.saved = Some(memory));
+                self.state.update_job(id, |job| job.report = Some(report.clone()));
+                self.enter(id, Stage::QuittingAfterSave { memory, power });
+            }
+            (Stage::QuittingAfterSave { .. }, Outcome::Done) => {
+                self.set_power(vm, Power::Saved);
+                self.end(id, JobState::Completed);
+            }
+            (Stage::AbortingSave { memory, power, end }, Outcome::Aborted { alive, .. }) => {
+                self.save_undone(id, vm, memory, if *alive { power } else { Power::Off }, end);
+            }
+            (Stage::Controlling { target, .. }, Outcome::Done) => self.controlled(id, vm, target),
+            (stage, outcome) => {
+                debug_assert!(false, "outcome {outcome:?} does not belong to {stage:?}");
+                let failure = Failure::new(Kind::Failed, "the host answered something else than was asked");
+                self.failed(job, &failure.into());
+            }
+        }
+    }
+
+    fn failed(&mut self, job: &Job, failure: &EffectFailure) {
+        let (id, vm) = (job.id, job.vm);
+        let switched = failure.switched;
+        let failure = &failure.failure;
+        let end = self.end_for(id, failure);
+        match job.stage.clone() {
+            Stage::PreparingVm { vm, .. } => self.enter(id, Stage::Deleting { paths: vec![self.paths.vm(vm.id)], end }),
+            Stage::PreparingSnapshot(plan) => self.capture_undone(id, vm, &plan, false, end),
+            Stage::Capturing(plan) => {
+                if failure.kind == Kind::MachineGone {
+                    self.set_power(vm, Power::Off);
+                }
+                self.capture_undone(id, vm, &plan, switched, end);
+            }
+            // Undo that cannot be carried out leaves the truth unknown: take what loses nothing.
+            Stage::AbortingCapture { plan, end } => self.capture_undone(id, vm, &plan, true, end),
+            Stage::PreparingApply { overlays, .. } => {
+                let paths = overlays.iter().map(|overlay| self.paths.layer(vm, overlay.layer)).collect();
+                self.enter(id, Stage::Deleting { paths, end });
+            }
+            Stage::Merging(plan) if failure.kind == Kind::MachineGone => {
+                // The guest shut down or crashed under the merge: go on without it.
+                self.set_power(vm, Power::Off);
+                self.enter(id, Stage::Merging(plan));
+            }
+            Stage::ResumingAfterMerge { paths } => {
+                self.set_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { Power::Paused });
+                self.enter(id, Stage::Deleting { paths, end });
+            }
+            Stage::Deleting { paths, end } => self.not_deleted(id, vm, paths, end, failure),
+            Stage::Launching => self.enter(id, Stage::AbortingLaunch { end }),
+            Stage::AbortingLaunch { end } => self.launch_undone(id, vm, end),
+            Stage::Saving { memory, power } => self.enter(id, Stage::AbortingSave { memory, power, end }),
+            Stage::AbortingSave { memory, power, end } => {
+                let power = if failure.kind == Kind::MachineGone { Power::Off } else { power };
+                self.save_undone(id, vm, memory, power, end);
+            }
+            // A process that cannot be ended still owns its disks: the guest runs on in it, and the save is forgotten.
+            Stage::QuittingAfterSave { memory, power } => self.enter(id, Stage::AbortingSave { memory, power, end }),
+            Stage::Controlling { power, .. } => {
+                self.set_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { power });
+                self.end(id, end);
+            }
+            Stage::InspectingImage { .. } | Stage::Measuring(_) | Stage::Merging(_) => self.end(id, end),
+            Stage::AwaitingShutdown | Stage::Finished => {}
+        }
+    }
+
+    /// Puts an inspected image into its drive.
+    fn inspected(&mut self, job: JobId, vm: VmId, drive: DeviceId, chain: &[InspectedImage]) {
+        let used = |image: &InspectedImage| self.state.layers.values().find(|layer| layer.path == image.path).cloned();
+        if let Some(layer) = chain.first().and_then(used) {
+            let owner = self.state.vms.get(&layer.vm).map_or_else(|| layer.vm.to_string(), |vm| vm.name.clone());
+            let failure =
+                Failure::new(Kind::InUse, format!("'{}' already belongs to machine '{owner}'", layer.path.display()));
+            return self.end(job, JobState::Failed(failure));
+        }
+        if let Some(layer) = chain.iter().skip(1).filter_map(used).find(|layer| layer.origin != Origin::Backing) {
+            let text = format!("its backing file '{}' is written by another machine", layer.path.display());
+            return self.end(job, JobState::Failed(Failure::new(Kind::InUse, text)));
+        }
+        let mut ids = IdSource::new(job.0.as_u128());
+        let mut below = None;
+        for (depth, image) in chain.iter().enumerate().rev() {
+            let id = LayerId(ids.next_uuid());
+            let origin = if depth == 0 { Origin::Attached } else { Origin::Backing };
+            let InspectedImage { path, format, size } = image.clone();
+            self.state.put_layer(Layer { id, vm, path, format, parent: below, origin, size });
+            below = Some(id);
+        }
+        let now = self.now;
+        self.state.update_vm(vm, |vm| {
+            below.into_iter().for_each(|layer| vm.settings.set_layer(Slot::Drive(drive), layer));
+            vm.configuration_changed = now;
+        });
+        self.end(job, JobState::Completed);
+    }
+
+    fn save_undone(&mut self, job: JobId, vm: VmId, memory: MemoryId, power: Power, end: JobState) {
+        self.state.update_vm(vm, |vm| vm.saved = None);
+        self.state.remove_memory(memory);
+        self.set_power(vm, power);
+        self.enter(job, Stage::Deleting { paths: vec![self.paths.memory(vm, memory)], end });
+    }
+
+    fn launch_undone(&mut self, job: JobId, vm: VmId, end: JobState) {
+        let saved = self.state.vms.get(&vm).is_some_and(|vm| vm.saved.is_some());
+        self.set_power(vm, if saved { Power::Saved } else { Power::Off });
+        self.end(job, end);
+    }
+
+    fn controlled(&mut self, job: JobId, vm: VmId, target: PowerTarget) {
+        match target {
+            PowerTarget::Shutdown => return self.enter(job, Stage::AwaitingShutdown),
+            PowerTarget::Off | PowerTarget::Saved => self.set_power(vm, Power::Off),
+            PowerTarget::Paused => self.set_power(vm, Power::Paused),
+            PowerTarget::Running => self.set_power(vm, Power::Running),
+            PowerTarget::Reset => {}
+        }
+        self.end(job, JobState::Completed);
+    }
+}

@@ -1,0 +1,98 @@
+//! From the ledger's entities to the complete orders that effects carry.
+
+use crate::effect::{Chain, Image, MachineSpec, MergeDirection, MergeOrder, Overlay};
+use crate::id::LayerId;
+use crate::job::PlannedOverlay;
+use crate::paths::Paths;
+use crate::snapshot::{Format, Layer, Origin};
+use crate::state::State;
+use crate::vm::{Slot, Vm};
+
+/// How the host sees a layer.
+pub fn image(layer: &Layer) -> Image {
+    Image {
+        layer: layer.id,
+        path: layer.path.clone(),
+        format: layer.format,
+        size: layer.size,
+        private: layer.origin != Origin::Backing,
+    }
+}
+
+/// The chain under `top`, top first.
+pub fn chain(state: &State, top: LayerId) -> Vec<Image> {
+    state.chain(top).into_iter().map(|layer| image(layer)).collect()
+}
+
+/// The machine as the host must build it.
+pub fn machine(state: &State, vm: &Vm) -> MachineSpec {
+    let chains =
+        vm.settings.layers().into_iter().map(|(slot, top)| Chain { slot, images: chain(state, top) }).collect();
+    MachineSpec {
+        vm: vm.id,
+        name: vm.name.clone(),
+        processors: vm.settings.processors,
+        memory_mib: vm.settings.memory_mib,
+        firmware: vm.settings.firmware,
+        bios_guid: vm.settings.bios_guid,
+        generation_id: vm.generation_id,
+        chains,
+        nics: vm.settings.nics.clone(),
+    }
+}
+
+/// The layer that a planned overlay will be. `None` if its parent is gone.
+pub fn planned_layer(state: &State, paths: &Paths, plan: &PlannedOverlay) -> Option<Layer> {
+    let parent = state.layers.get(&plan.parent)?;
+    Some(Layer {
+        id: plan.layer,
+        vm: parent.vm,
+        path: paths.layer(parent.vm, plan.layer),
+        format: Format::Qcow2,
+        parent: Some(plan.parent),
+        origin: Origin::Created,
+        size: parent.size,
+    })
+}
+
+/// Orders to create planned overlays.
+pub fn overlays(state: &State, paths: &Paths, plans: &[PlannedOverlay]) -> Vec<Overlay> {
+    let overlay = |plan: &PlannedOverlay| {
+        let layer = planned_layer(state, paths, plan)?;
+        let parent = state.layers.get(&plan.parent)?;
+        Some(Overlay { slot: plan.slot, image: image(&layer), parent: image(parent) })
+    };
+    plans.iter().filter_map(overlay).collect()
+}
+
+/// The slot in whose active chain a layer is, and the layers above it there.
+pub fn position(state: &State, vm: &Vm, layer: LayerId) -> Option<(Slot, Vec<LayerId>)> {
+    vm.settings.layers().into_iter().find_map(|(slot, top)| {
+        let chain = state.chain(top);
+        let at = chain.iter().position(|link| link.id == layer)?;
+        Some((slot, chain[..at].iter().map(|link| link.id).collect()))
+    })
+}
+
+/// The order to merge two layers. `None` if one of them is gone.
+pub fn merge(state: &State, vm: &Vm, upper: LayerId, lower: LayerId, direction: MergeDirection) -> Option<MergeOrder> {
+    let (above_layer, below_layer) = (state.layers.get(&upper)?, state.layers.get(&lower)?);
+    let (slot, above) = match position(state, vm, upper) {
+        Some((slot, above)) => (Some(slot), above),
+        None => (None, Vec::new()),
+    };
+    let images = |ids: &[LayerId]| ids.iter().filter_map(|id| state.layers.get(id)).map(|layer| image(layer)).collect();
+    Some(MergeOrder {
+        slot,
+        above: images(&above),
+        upper: image(above_layer),
+        lower: image(below_layer),
+        below: below_layer.parent.map(|parent| chain(state, parent)).unwrap_or_default(),
+        children: state
+            .layers_of(vm.id)
+            .filter(|layer| layer.parent == Some(upper))
+            .map(|layer| image(layer))
+            .collect(),
+        direction,
+    })
+}

@@ -1,0 +1,492 @@
+//! Every kind of job, with every fault at every point.
+//!
+//! The scenarios are written once. The generic tests run each of them without faults to count its effects and commits,
+//! and then once more for every fault at every one of these points, so that a new kind of job needs only a scenario.
+//! What must hold afterwards is in [`rig::Rig::check`] and [`Scene::step`]: every snapshot reads as promised, the live
+//! state is not lost, nothing leaks, no job hangs.
+
+mod rig;
+mod world;
+
+use ledger::id::{DeviceId, SnapshotId, VmId};
+use ledger::job::JobState;
+use ledger::request::{Contents, Definition, PowerTarget, Reply, Request};
+use ledger::snapshot::Purpose;
+use ledger::vm::{Firmware, Power, SnapshotKind};
+
+use rig::{Fault, Moment, Rig};
+use world::File;
+
+/// What a scenario does, one thing after another.
+#[derive(Clone, Debug)]
+enum Do {
+    /// The guest writes to memory and all disks.
+    Write(u8, u32),
+    /// Take a snapshot under this name.
+    Snap(&'static str),
+    /// The same, without memory.
+    SnapDisks(&'static str),
+    Apply(&'static str),
+    Destroy(&'static str),
+    DestroyTree(&'static str),
+    Clear(&'static str),
+    Power(PowerTarget),
+    GuestExits,
+    Tick,
+    DestroyVm,
+}
+
+use Do::*;
+use PowerTarget::{Off, Paused, Reset, Running, Saved, Shutdown};
+
+/// A machine and what happens to it.
+struct Scene {
+    rig: Rig,
+    vm: Option<VmId>,
+}
+
+impl Scene {
+    fn new(fault: Fault) -> Self {
+        let mut scene = Self { rig: Rig::new(fault), vm: None };
+        for name in ["/user/a.qcow2", "/user/b.qcow2"] {
+            scene.rig.world.files.insert(name.into(), File { backing: None, blocks: [(0, 7), (1, 7)].into() });
+        }
+        scene.define();
+        scene
+    }
+
+    /// Defines a machine with two disks and UEFI variables, trying again whatever a fault prevented.
+    fn define(&mut self) {
+        let definition = Definition {
+            name: "m".into(),
+            notes: String::new(),
+            processors: 1,
+            memory_mib: 64,
+            firmware: Firmware::Uefi,
+            bios_guid: None,
+            snapshot_kind: SnapshotKind::Standard,
+        };
+        for _ in 0..2 {
+            if self.rig.state().vms.is_empty() {
+                self.rig.ask(Request::DefineVm(definition.clone()));
+            }
+        }
+        let (vm, controller) = {
+            let vm = self.rig.state().vms.values().next().expect("one of two attempts succeeds");
+            (vm.id, vm.settings.controllers[0].id)
+        };
+        self.vm = Some(vm);
+        for (address, path) in [(0, "/user/a.qcow2"), (1, "/user/b.qcow2")] {
+            for _ in 0..2 {
+                self.rig.ask(Request::AddDrive { vm, controller, address: Some(address) });
+                if let Some(drive) = self.empty_drive(vm) {
+                    self.rig.ask(Request::AttachDisk { vm, drive, path: path.into(), format: None });
+                }
+            }
+        }
+        assert_eq!(self.rig.state().vms[&vm].settings.layers().len(), 3);
+    }
+
+    fn empty_drive(&self, vm: VmId) -> Option<DeviceId> {
+        let drives = &self.rig.state().vms[&vm].settings.drives;
+        drives.iter().find(|drive| drive.disk.is_none()).map(|drive| drive.id)
+    }
+
+    fn snapshot(&self, name: &str) -> Option<SnapshotId> {
+        self.rig.state().snapshots.values().find(|snapshot| snapshot.name == name).map(|snapshot| snapshot.id)
+    }
+
+    /// Does one thing and checks what must hold whether or not it succeeded.
+    fn step(&mut self, action: &Do) {
+        let Some(vm) = self.vm.filter(|vm| self.rig.state().vms.contains_key(vm)) else { return };
+        let before = self.rig.live(vm);
+        let request = match *action {
+            Write(block, value) => {
+                self.rig.world.guest_writes(vm, block, value);
+                return;
+            }
+            Tick => return self.rig.tick(),
+            GuestExits => return self.rig.guest_exits(vm),
+            Snap(name) => create(vm, name, Contents::Full),
+            SnapDisks(name) => create(vm, name, Contents::Disks),
+            Apply(name) => self.on(name, |snapshot| Request::ApplySnapshot { snapshot }),
+            Destroy(name) => self.on(name, |snapshot| Request::DestroySnapshot { snapshot }),
+            DestroyTree(name) => self.on(name, |snapshot| Request::DestroySnapshotTree { snapshot }),
+            Clear(name) => self.on(name, |snapshot| Request::ClearSnapshotState { snapshot }),
+            Power(target) => Request::SetPower { vm, target },
+            DestroyVm => Request::DestroyVm { vm },
+        };
+        self.rig.ask(request);
+        self.learn(&before, action);
+        self.check_live(vm, &before, action);
+    }
+
+    fn on(&self, name: &str, request: impl FnOnce(SnapshotId) -> Request) -> Request {
+        // A snapshot that a fault prevented is asked for all the same: the refusal must change nothing.
+        request(self.snapshot(name).unwrap_or(SnapshotId(uuid::Uuid::nil())))
+    }
+
+    /// Notes what a new snapshot must contain from now on: the state before it was asked for.
+    fn learn(&mut self, before: &Moment, action: &Do) {
+        let state = self.rig.state().clone();
+        for snapshot in state.snapshots.values() {
+            let memory = snapshot.memory.and(before.memory);
+            let moment = Moment { disks: before.disks.clone(), memory };
+            let promised = self.rig.promised.entry(snapshot.id).or_insert(moment);
+            if matches!(action, Clear(_)) && snapshot.memory.is_none() {
+                promised.memory = None;
+            }
+        }
+    }
+
+    /// Nothing but an apply changes the content of the live disks.
+    fn check_live(&self, vm: VmId, before: &Moment, action: &Do) {
+        if !self.rig.state().vms.contains_key(&vm) {
+            return;
+        }
+        let after = self.rig.live(vm);
+        let applied = match action {
+            Apply(name) => self.snapshot(name).and_then(|id| self.rig.promised.get(&id)),
+            _ => None,
+        };
+        assert!(
+            after.disks == before.disks || applied.is_some_and(|moment| moment.disks == after.disks),
+            "{action:?}: live disks"
+        );
+    }
+
+    fn run(&mut self, script: &[Do], context: &str) {
+        for action in script {
+            self.step(action);
+            if let Some(vm) = self.vm {
+                self.rig.check(vm, &format!("{context}, after {action:?}"));
+            }
+        }
+    }
+}
+
+fn create(vm: VmId, name: &str, contents: Contents) -> Request {
+    Request::CreateSnapshot { vm, name: name.into(), contents, purpose: Purpose::User }
+}
+
+/// Every kind of job, in the company it keeps in real life.
+fn scenarios() -> Vec<(&'static str, Vec<Do>)> {
+    vec![
+        (
+            "one branch, running",
+            vec![
+                Power(Running),
+                Write(0, 1),
+                Snap("A"),
+                Write(1, 2),
+                Snap("B"),
+                Write(0, 3),
+                SnapDisks("C"),
+                Write(2, 4),
+                Power(Off),
+                Apply("A"),
+                Power(Running),
+                Write(3, 5),
+            ],
+        ),
+        (
+            "destroy under a running guest",
+            vec![
+                Power(Running),
+                Write(0, 1),
+                Snap("A"),
+                Write(1, 2),
+                Snap("B"),
+                Write(2, 3),
+                Snap("C"),
+                Write(3, 4),
+                Destroy("B"),
+                Write(4, 5),
+                Destroy("C"),
+                Write(5, 6),
+                Destroy("A"),
+                Write(6, 7),
+            ],
+        ),
+        (
+            "three branches",
+            vec![
+                Power(Running),
+                Write(0, 1),
+                Snap("A"),
+                Write(1, 2),
+                Snap("B"),
+                Power(Off),
+                Apply("A"),
+                Power(Running),
+                Write(1, 3),
+                Snap("C"),
+                Power(Saved),
+                Apply("A"),
+                Power(Running),
+                Write(1, 4),
+                Snap("D"),
+                Write(2, 5),
+                Destroy("A"),
+                Destroy("C"),
+                DestroyTree("B"),
+                Destroy("D"),
+            ],
+        ),
+        (
+            "destroy while off",
+            vec![
+                Power(Running),
+                Write(0, 1),
+                Snap("A"),
+                Write(1, 2),
+                Snap("B"),
+                Write(2, 3),
+                Power(Off),
+                Destroy("A"),
+                Power(Running),
+                Write(3, 4),
+                Power(Off),
+                Destroy("B"),
+            ],
+        ),
+        (
+            "saved",
+            vec![
+                Power(Running),
+                Write(0, 1),
+                Power(Saved),
+                Snap("S"),
+                Power(Running),
+                Write(1, 2),
+                Power(Saved),
+                Apply("S"),
+                Clear("S"),
+                Power(Running),
+                Power(Saved),
+                Power(Off),
+                Destroy("S"),
+            ],
+        ),
+        ("off", vec![Snap("A"), SnapDisks("B"), Apply("A"), Snap("C"), DestroyTree("A")]),
+        (
+            "paused, reset, shutdown",
+            vec![
+                Power(Running),
+                Write(0, 1),
+                Power(Paused),
+                Snap("P"),
+                Power(Running),
+                Power(Reset),
+                Write(1, 2),
+                Destroy("P"),
+                Power(Shutdown),
+                GuestExits,
+                Power(Running),
+                Power(Shutdown),
+                Tick,
+                Power(Shutdown),
+                Power(Off),
+                DestroyVm,
+            ],
+        ),
+        (
+            "subtree with the live state in it",
+            vec![
+                Power(Running),
+                Snap("A"),
+                Write(0, 1),
+                Snap("B"),
+                Write(1, 2),
+                Snap("C"),
+                Write(2, 3),
+                DestroyTree("B"),
+                Write(3, 4),
+                Power(Off),
+                Apply("A"),
+                Power(Running),
+            ],
+        ),
+        ("remove with snapshots", vec![Power(Running), Snap("A"), Write(0, 1), Snap("B"), Power(Saved), DestroyVm]),
+    ]
+}
+
+/// Runs one scenario with one fault; gives the number of effects and commits.
+fn try_out(name: &str, script: &[Do], fault: Fault) -> (usize, usize) {
+    let mut scene = Scene::new(fault);
+    scene.run(script, &format!("{name}, {fault:?}"));
+    (scene.rig.effects, scene.rig.commits)
+}
+
+#[test]
+fn every_scenario_completes_without_faults() {
+    for (name, script) in scenarios() {
+        let mut scene = Scene::new(Fault::None);
+        scene.run(&script, name);
+        let unexpected: Vec<_> = scene
+            .rig
+            .state()
+            .jobs
+            .values()
+            .filter(|job| matches!(&job.state, JobState::Failed(f) if f.kind != ledger::failure::Kind::Timeout))
+            .collect();
+        assert!(unexpected.is_empty(), "{name}: {unexpected:#?}");
+        assert!(scene.rig.effects > 4, "{name} does something");
+    }
+}
+
+fn every_point(points: fn((usize, usize)) -> usize, fault: fn(usize) -> Fault) {
+    for (name, script) in scenarios() {
+        let count = points(try_out(name, &script, Fault::None));
+        assert!(count > 4, "{name} has points to try");
+        for at in 0..count {
+            try_out(name, &script, fault(at));
+        }
+    }
+}
+
+#[test]
+fn each_step_twice() {
+    every_point(|(effects, _)| effects, Fault::EffectTwice);
+}
+
+#[test]
+fn failure_at_each_step() {
+    every_point(|(effects, _)| effects, Fault::EffectFails);
+}
+
+#[test]
+fn failure_at_each_step_after_its_work_was_done() {
+    every_point(|(effects, _)| effects, Fault::EffectFailsLate);
+}
+
+#[test]
+fn cancel_at_each_step() {
+    every_point(|(effects, _)| effects, Fault::Cancel);
+}
+
+#[test]
+fn crash_after_each_step() {
+    every_point(|(effects, _)| effects, Fault::CrashAfterEffect);
+}
+
+#[test]
+fn daemon_and_machines_die_after_each_step() {
+    every_point(|(effects, _)| effects, Fault::PowerOffAfterEffect);
+}
+
+#[test]
+fn crash_before_each_commit() {
+    every_point(|(_, commits)| commits, Fault::CrashBeforeCommit);
+}
+
+#[test]
+fn crash_after_each_commit() {
+    every_point(|(_, commits)| commits, Fault::CrashAfterCommit);
+}
+
+#[test]
+fn the_store_fails_at_each_commit() {
+    every_point(|(_, commits)| commits, Fault::StoreFails);
+}
+
+#[test]
+fn parents_follow_the_worked_example() {
+    let mut scene = Scene::new(Fault::None);
+    let script = [Power(Running), Snap("A"), Snap("B"), Power(Off), Apply("A"), Power(Running), Snap("C")];
+    scene.run(&script, "worked example");
+    let parent = |scene: &Scene, name: &str| scene.rig.state().snapshots[&scene.snapshot(name).unwrap()].parent;
+    let machine = |scene: &Scene| scene.rig.state().vms.values().next().unwrap().clone();
+    let (a, b, c) = (scene.snapshot("A"), scene.snapshot("B"), scene.snapshot("C"));
+    assert_eq!((parent(&scene, "A"), parent(&scene, "B"), parent(&scene, "C")), (None, a, a));
+    assert_eq!((machine(&scene).parent, machine(&scene).last_applied), (c, a));
+    scene.run(&[Destroy("A")], "worked example");
+    assert_eq!((parent(&scene, "B"), parent(&scene, "C")), (None, None));
+    assert_eq!((machine(&scene).parent, machine(&scene).last_applied), (c, None));
+    scene.run(&[DestroyTree("C")], "worked example");
+    assert_eq!((scene.snapshot("B"), scene.snapshot("C")), (b, None));
+    assert_eq!((machine(&scene).parent, machine(&scene).power), (None, Power::Running));
+}
+
+#[test]
+fn the_users_image_is_merged_into_and_stays() {
+    let mut scene = Scene::new(Fault::None);
+    let script = [Power(Running), Write(0, 1), Snap("A"), Write(1, 2), Snap("B"), Write(2, 3), DestroyTree("A")];
+    scene.run(&script, "user's image");
+    let vm = scene.vm.unwrap();
+    let paths: Vec<_> = scene.rig.state().layers_of(vm).map(|layer| layer.path.display().to_string()).collect();
+    assert!(paths.contains(&"/user/a.qcow2".to_owned()) && paths.contains(&"/user/b.qcow2".to_owned()), "{paths:?}");
+    assert_eq!(paths.len(), 3);
+}
+
+#[test]
+fn a_refusal_changes_nothing_and_says_why() {
+    let mut scene = Scene::new(Fault::None);
+    let vm = scene.vm.unwrap();
+    let mut check = |before: &[Do], request: &dyn Fn(&Scene) -> Request, expected: expect_test::Expect| {
+        scene.run(before, "refusals");
+        let request = request(&scene);
+        let state = scene.rig.state().clone();
+        match scene.rig.ask(request) {
+            Some(Reply::Refused(failure)) => {
+                expected.assert_eq(&format!("{:?}: {}", failure.kind, failure.full_text()))
+            }
+            other => panic!("not refused: {other:?}"),
+        }
+        assert_eq!(scene.rig.state(), &state);
+    };
+    use expect_test::expect;
+    let nobody = SnapshotId(uuid::Uuid::nil());
+    check(
+        &[],
+        &|_| create(VmId(uuid::Uuid::nil()), "x", Contents::Full),
+        expect!["NotFound: there is no virtual machine 00000000-0000-0000-0000-000000000000"],
+    );
+    check(&[], &|_| create(vm, " ", Contents::Full), expect!["InvalidParameter: snapshot name is empty"]);
+    check(
+        &[],
+        &|_| create(vm, &"x".repeat(101), Contents::Full),
+        expect!["InvalidParameter: snapshot name has 101 characters, and may have 100"],
+    );
+    check(
+        &[],
+        &move |_| Request::ApplySnapshot { snapshot: nobody },
+        expect!["NotFound: there is no snapshot 00000000-0000-0000-0000-000000000000"],
+    );
+    check(
+        &[],
+        &|_| Request::SetPower { vm, target: Saved },
+        expect!["InvalidState: 'm' is off, which does not allow saving it"],
+    );
+    check(
+        &[Power(Running), Snap("A")],
+        &|scene| Request::ApplySnapshot { snapshot: scene.snapshot("A").unwrap() },
+        expect![
+            "InvalidState: 'm' is running, which does not allow applying a snapshot: turn it off or save it first; its present state will be replaced"
+        ],
+    );
+    check(
+        &[],
+        &|_| Request::DestroyVm { vm },
+        expect!["InvalidState: 'm' is running, which does not allow removing it: turn it off first"],
+    );
+    check(
+        &[],
+        &|_| Request::SetPower { vm, target: Running },
+        expect!["InvalidState: 'm' is running, which does not allow starting it"],
+    );
+}
+
+#[test]
+fn the_fifty_first_snapshot_is_refused() {
+    let mut scene = Scene::new(Fault::None);
+    let vm = scene.vm.unwrap();
+    for number in 0..50 {
+        assert!(matches!(scene.rig.ask(create(vm, &number.to_string(), Contents::Full)), Some(Reply::Job(_))));
+    }
+    match scene.rig.ask(create(vm, "51", Contents::Full)) {
+        Some(Reply::Refused(failure)) => assert_eq!(failure.kind, ledger::failure::Kind::LimitReached),
+        other => panic!("{other:?}"),
+    }
+    scene.rig.check(vm, "fifty snapshots");
+}

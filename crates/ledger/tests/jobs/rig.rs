@@ -1,0 +1,307 @@
+//! Runs the real driver against the model world and a store in memory, with one fault at a chosen point.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+
+use ledger::driver::{Driver, Released};
+use ledger::effect::{Control, Effect, EffectId};
+use ledger::event::{EffectFailure, Event, MachineChange};
+use ledger::failure::{Failure, Kind};
+use ledger::id::{JobId, SnapshotId, VmId};
+use ledger::job::{Job, JobState, Stage};
+use ledger::layers::next_tidy;
+use ledger::paths::Paths;
+use ledger::record::{Commit, StoreError, Stored};
+use ledger::request::{Reply, Request};
+use ledger::state::Timestamp;
+
+use super::world::{Content, World};
+
+/// One thing that goes wrong. Numbers count effects or commits from the start of the run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// The effect fails without having done anything.
+    EffectFails(usize),
+    /// The effect is done, but reported as failed.
+    EffectFailsLate(usize),
+    /// The effect is carried out twice.
+    EffectTwice(usize),
+    /// The daemon dies after the effect, before its outcome is heard.
+    CrashAfterEffect(usize),
+    /// The daemon dies before the commit.
+    CrashBeforeCommit(usize),
+    /// The daemon dies after the commit, before its effects start.
+    CrashAfterCommit(usize),
+    /// The store cannot write.
+    StoreFails(usize),
+    /// The machines' processes die together with the daemon after the effect.
+    PowerOffAfterEffect(usize),
+    /// The job is cancelled as the effect starts; the effect obeys.
+    Cancel(usize),
+}
+
+/// What a snapshot must contain: each disk's content, and memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moment {
+    pub disks: Vec<Content>,
+    pub memory: Option<u32>,
+}
+
+/// The daemon's stand-in.
+pub struct Rig {
+    pub world: World,
+    pub fault: Fault,
+    pub effects: usize,
+    pub commits: usize,
+    /// Reference: what each snapshot that was reported complete must contain.
+    pub promised: BTreeMap<SnapshotId, Moment>,
+    driver: Driver,
+    stored: BTreeMap<(String, String), String>,
+    revision: u64,
+    now: u64,
+    queue: VecDeque<(EffectId, Effect)>,
+    crashed: bool,
+}
+
+const ROOT: &str = "/data";
+
+impl Rig {
+    pub fn new(fault: Fault) -> Self {
+        let driver = Driver::load(0, &[], Paths::new(ROOT)).expect("nothing stored, nothing damaged");
+        Self {
+            world: World::default(),
+            fault,
+            effects: 0,
+            commits: 0,
+            promised: BTreeMap::new(),
+            driver,
+            stored: BTreeMap::new(),
+            revision: 0,
+            now: 1_000_000,
+            queue: VecDeque::new(),
+            crashed: false,
+        }
+    }
+
+    pub fn state(&self) -> &ledger::state::State {
+        self.driver.state()
+    }
+
+    /// Asks, and carries out everything that follows. Returns the reply, if the daemon lived to give it.
+    pub fn ask(&mut self, request: Request) -> Option<Reply> {
+        let seed = u128::from(self.now) << 40 | self.commits as u128;
+        let reply = self.feed(Event::Request { id: 1, request, seed });
+        self.run();
+        reply
+    }
+
+    /// The guest of `vm` shuts down by itself.
+    pub fn guest_exits(&mut self, vm: VmId) {
+        if self.world.processes.remove(&vm).is_some() {
+            self.feed(Event::Machine { vm, change: MachineChange::Gone });
+            self.run();
+        }
+    }
+
+    /// Time goes on, by more than anything waits for.
+    pub fn tick(&mut self) {
+        self.now += 1_000_000_000;
+        self.feed(Event::Tick);
+        self.run();
+    }
+
+    /// Until nothing is in flight, restarting the daemon whenever it dies.
+    fn run(&mut self) {
+        for _ in 0..10_000 {
+            if self.crashed {
+                self.restart();
+            } else if let Some((id, effect)) = self.queue.pop_front() {
+                self.perform(id, &effect);
+            } else {
+                return;
+            }
+        }
+        panic!("does not come to rest: {:?}", self.state().jobs);
+    }
+
+    fn perform(&mut self, id: EffectId, effect: &Effect) {
+        let number = self.effects;
+        self.effects += 1;
+        let broken = || Err(EffectFailure::from(Failure::new(Kind::Failed, "injected")));
+        let outcome = match self.fault {
+            Fault::EffectFails(at) if at == number => broken(),
+            Fault::EffectFailsLate(at) if at == number => self.fail_late(effect),
+            Fault::Cancel(at) if at == number => {
+                self.feed(Event::Request { id: 2, request: Request::CancelJob { job: id.job, kill: false }, seed: 0 });
+                Err(EffectFailure::from(Failure::new(Kind::Cancelled, "cancelled")))
+            }
+            Fault::EffectTwice(at)
+                if at == number && !matches!(effect, Effect::Capture { .. } | Effect::Save { .. }) =>
+            {
+                let _ = self.world.perform(effect);
+                self.world.perform(effect)
+            }
+            _ => self.world.perform(effect),
+        };
+        if self.fault == Fault::PowerOffAfterEffect(number) {
+            self.world.processes.clear();
+        }
+        if matches!(self.fault, Fault::CrashAfterEffect(at) | Fault::PowerOffAfterEffect(at) if at == number) {
+            self.crashed = true;
+            return;
+        }
+        self.feed(Event::Outcome { effect: id, outcome });
+        // The host watches processes apart from effects: one that ended is noticed whatever the effect said.
+        if let (Effect::Control { vm, action: Control::Quit }, Fault::EffectFailsLate(_)) = (effect, self.fault) {
+            self.feed(Event::Machine { vm: *vm, change: MachineChange::Gone });
+        }
+    }
+
+    /// Does it and says it failed, as honestly as the host would: a capture tells whether the disks are switched, and
+    /// has let the guest run; whatever else stopped the guest has let it run again.
+    fn fail_late(&mut self, effect: &Effect) -> Result<ledger::event::Outcome, EffectFailure> {
+        let done = self.world.perform(effect).is_ok();
+        let switched = done && matches!(effect, Effect::Capture { .. });
+        if let Effect::Merge { vm, order, live: true } = effect {
+            // A host that cannot say it succeeded has not switched the live top: put it back before the guest runs.
+            if let (Some(process), Some(slot)) = (self.world.processes.get_mut(vm), order.slot) {
+                if order.above.is_empty() && process.tops.get(&slot) == Some(&order.lower.path) {
+                    process.tops.insert(slot, order.upper.path.clone());
+                }
+                process.running = true;
+            }
+        }
+        Err(EffectFailure { failure: Failure::new(Kind::Failed, "injected late"), switched })
+    }
+
+    fn feed(&mut self, event: Event) -> Option<Reply> {
+        self.now += 1;
+        let step = self.driver.handle(event, Timestamp(self.now));
+        let released = match &step.commit {
+            None => self.driver.confirm(step),
+            Some(commit) => {
+                let number = self.commits;
+                self.commits += 1;
+                match self.fault {
+                    Fault::CrashBeforeCommit(at) if at == number => {
+                        self.crashed = true;
+                        return None;
+                    }
+                    Fault::StoreFails(at) if at == number => {
+                        let released = self.driver.refuse(step, &StoreError::Failed("injected".into()));
+                        let reply = self.release(released);
+                        // Facts are recorded with the next event.
+                        self.feed(Event::Tick);
+                        return reply;
+                    }
+                    _ => self.store(commit),
+                }
+                let released = self.driver.confirm(step);
+                if self.fault == Fault::CrashAfterCommit(number) {
+                    self.crashed = true;
+                    return None;
+                }
+                released
+            }
+        };
+        self.release(released)
+    }
+
+    fn release(&mut self, released: Released) -> Option<Reply> {
+        self.queue.extend(released.effects);
+        released.replies.into_iter().map(|(_, reply)| reply).next()
+    }
+
+    fn store(&mut self, commit: &Commit) {
+        assert_eq!(commit.expected_revision, self.revision, "commits follow one another");
+        self.revision += 1;
+        for change in &commit.changes {
+            let key = (change.key.kind().to_owned(), change.key.id());
+            match &change.body {
+                Some(body) => self.stored.insert(key, body.clone()),
+                None => self.stored.remove(&key),
+            };
+        }
+    }
+
+    fn restart(&mut self) {
+        self.crashed = false;
+        self.queue.clear();
+        let stored = |((kind, id), body): (&(String, String), &String)| Stored {
+            kind: kind.clone(),
+            id: id.clone(),
+            body: body.clone(),
+        };
+        let records: Vec<Stored> = self.stored.iter().map(stored).collect();
+        self.driver = Driver::load(self.revision, &records, Paths::new(ROOT)).expect("what was stored can be loaded");
+        for vm in self.driver.to_observe() {
+            let found = self.world.observe(vm);
+            self.feed(Event::Observed { vm, found });
+        }
+    }
+
+    /// The content of the live state: disks in slot order, and memory of the process or of the saved image.
+    pub fn live(&self, vm: VmId) -> Moment {
+        let machine = &self.state().vms[&vm];
+        let disks = machine.settings.layers().iter().map(|(_, layer)| self.world.read(&self.path(*layer))).collect();
+        let process = self.world.processes.get(&vm).map(|process| process.memory);
+        let saved = machine.saved.map(|id| self.world.memories[&self.state().memories[&id].path]);
+        Moment { disks, memory: process.or(saved) }
+    }
+
+    fn path(&self, layer: ledger::id::LayerId) -> PathBuf {
+        self.state().layers[&layer].path.clone()
+    }
+
+    /// Everything that must hold at rest.
+    pub fn check(&self, vm: VmId, context: &str) {
+        let state = self.state();
+        assert_eq!(state.check(), Vec::<String>::new(), "{context}");
+        let hangs = |job: &Job| job.state == JobState::Running && job.stage != Stage::AwaitingShutdown;
+        let unfinished: Vec<JobId> = state.jobs.values().filter(|job| hangs(job)).map(|job| job.id).collect();
+        assert_eq!(unfinished, [], "{context}: {:?}", state.jobs);
+        // A merge that waits to be taken up again may have rewritten headers already; content is checked all the same.
+        let settled = next_tidy(state, vm).is_none();
+        for layer in state.layers.values().filter(|_| settled) {
+            let parent = layer.parent.map(|parent| self.path(parent));
+            assert_eq!(
+                self.world.files.get(&layer.path).map(|file| file.backing.clone()),
+                Some(parent),
+                "{context}: header"
+            );
+        }
+        for snapshot in state.snapshots_of(vm) {
+            let disks =
+                snapshot.settings.layers().iter().map(|(_, layer)| self.world.read(&self.path(*layer))).collect();
+            let memory = snapshot.memory.map(|id| self.world.memories[&state.memories[&id].path]);
+            if let Some(promised) = self.promised.get(&snapshot.id) {
+                assert_eq!(&Moment { disks, memory }, promised, "{context}: {}", snapshot.name);
+            }
+        }
+        let mut garbage: Vec<&PathBuf> = state.vms.values().flat_map(|vm| &vm.garbage).collect();
+        let told: Vec<String> = state.jobs.values().map(|job| job.activity.clone()).collect();
+        let named = |path: &&PathBuf| {
+            path.ancestors().any(|dir| told.iter().any(|text| text.contains(&format!("'{}'", dir.display()))))
+        };
+        garbage.extend(self.world.files.keys().chain(self.world.memories.keys()).filter(named));
+        let known: Vec<&PathBuf> = state.layers.values().map(|layer| &layer.path).chain(garbage.clone()).collect();
+        let leaked: Vec<_> =
+            self.world.files.keys().filter(|path| path.starts_with(ROOT) && !known.contains(path)).collect();
+        assert_eq!(leaked, Vec::<&PathBuf>::new(), "{context}: files nobody needs");
+        let known: Vec<&PathBuf> = state.memories.values().map(|memory| &memory.path).chain(garbage).collect();
+        let leaked: Vec<_> = self.world.memories.keys().filter(|path| !known.contains(path)).collect();
+        assert_eq!(leaked, Vec::<&PathBuf>::new(), "{context}: memory nobody needs");
+        if let (Some(machine), Some(process)) = (state.vms.get(&vm), self.world.processes.get(&vm)) {
+            for (slot, layer) in machine.settings.layers() {
+                assert_eq!(process.tops[&slot], self.path(layer), "{context}: the live top");
+            }
+        }
+        assert_eq!(
+            state.vms.get(&vm).is_some_and(|vm| vm.power.has_process()),
+            self.world.processes.contains_key(&vm),
+            "{context}"
+        );
+    }
+}

@@ -1,0 +1,208 @@
+//! A small model of the world: files with copy-on-write layers, processes with memory, and a guest that writes.
+//!
+//! It carries out effects the way the host promises to, so that what the driver decides can be checked against what every
+//! snapshot must contain. Content is a map from block number to value; memory is one number.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ledger::effect::{Control, Effect, MergeDirection, MergeOrder, Overlay};
+use ledger::event::{CaptureReport, EffectFailure, InspectedImage, Observation, Outcome};
+use ledger::failure::{Failure, Kind};
+use ledger::id::VmId;
+use ledger::snapshot::Format;
+use ledger::state::Timestamp;
+use ledger::vm::Slot;
+
+/// What a disk or a memory holds.
+pub type Content = BTreeMap<u8, u32>;
+
+/// An image file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct File {
+    /// Read through to this one.
+    pub backing: Option<PathBuf>,
+    /// Own content.
+    pub blocks: Content,
+}
+
+/// A machine's process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// The file each slot writes to.
+    pub tops: BTreeMap<Slot, PathBuf>,
+    /// Content of memory.
+    pub memory: u32,
+    /// Guest not stopped.
+    pub running: bool,
+}
+
+/// Everything outside the ledger.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Image files.
+    pub files: BTreeMap<PathBuf, File>,
+    /// Memory images by directory.
+    pub memories: BTreeMap<PathBuf, u32>,
+    /// Running processes.
+    pub processes: BTreeMap<VmId, Process>,
+}
+
+impl World {
+    /// What one reads through a chain of files.
+    pub fn read(&self, top: &Path) -> Content {
+        let Some(file) = self.files.get(top) else { panic!("{} is missing", top.display()) };
+        let mut content = file.backing.as_deref().map(|backing| self.read(backing)).unwrap_or_default();
+        content.extend(file.blocks.clone());
+        content
+    }
+
+    /// The guest writes `value` to memory and to block `block` of every disk, if it runs.
+    pub fn guest_writes(&mut self, vm: VmId, block: u8, value: u32) -> bool {
+        let Some(process) = self.processes.get_mut(&vm).filter(|process| process.running) else { return false };
+        process.memory = value;
+        for top in process.tops.values() {
+            self.files.get_mut(top).expect("a process has its files open").blocks.insert(block, value);
+        }
+        true
+    }
+
+    /// What a restarted daemon would see.
+    pub fn observe(&self, vm: VmId) -> Observation {
+        match self.processes.get(&vm) {
+            None => Observation::NoProcess,
+            Some(process) if process.running => Observation::Running,
+            Some(_) => Observation::Stopped,
+        }
+    }
+
+    /// Carries an effect out.
+    pub fn perform(&mut self, effect: &Effect) -> Result<Outcome, EffectFailure> {
+        match effect {
+            Effect::PrepareVm { nvram, .. } => {
+                if let Some(image) = nvram {
+                    self.files.entry(image.path.clone()).or_default();
+                }
+            }
+            Effect::InspectImage { path, .. } => {
+                if !self.files.contains_key(path) {
+                    return Err(Failure::new(Kind::NotFound, "no such image").into());
+                }
+                let image = InspectedImage { path: path.clone(), format: Format::Qcow2, size: 1 << 20 };
+                return Ok(Outcome::Inspected { chain: vec![image] });
+            }
+            Effect::CreateOverlays { overlays, .. } => {
+                for overlay in overlays {
+                    let backing = Some(overlay.parent.path.clone());
+                    self.files.insert(overlay.image.path.clone(), File { backing, blocks: Content::new() });
+                }
+            }
+            Effect::Capture { spec, overlays, memory, resume } => {
+                let process = self.processes.get_mut(&spec.vm).ok_or_else(gone)?;
+                switch(process, overlays);
+                process.running = *resume;
+                if let Some(target) = memory {
+                    self.memories.insert(target.path.clone(), process.memory);
+                }
+                let machine = memory.as_ref().map(|_| "model".to_owned()).unwrap_or_default();
+                return Ok(Outcome::Captured { moment: Timestamp(1), report: CaptureReport::default(), machine });
+            }
+            Effect::AbortCapture { vm, overlays, resume } => {
+                let Some(process) = self.processes.get_mut(vm) else {
+                    return Ok(Outcome::Aborted { switched: true, alive: false });
+                };
+                process.running = *resume;
+                let switched =
+                    overlays.iter().any(|overlay| process.tops.get(&overlay.slot) == Some(&overlay.image.path));
+                return Ok(Outcome::Aborted { switched, alive: true });
+            }
+            Effect::Save { spec, memory } => {
+                let process = self.processes.get_mut(&spec.vm).ok_or_else(gone)?;
+                process.running = false;
+                self.memories.insert(memory.path.clone(), process.memory);
+                return Ok(Outcome::Saved { report: CaptureReport::default(), machine: "model".into() });
+            }
+            Effect::Launch { spec, memory } => {
+                let tops = spec.chains.iter().map(|chain| (chain.slot, chain.images[0].path.clone())).collect();
+                let memory = memory.as_ref().map_or(0, |source| self.memories[&source.path]);
+                let process = self.processes.entry(spec.vm).or_insert(Process { tops, memory, running: true });
+                process.running = true;
+            }
+            Effect::Control { vm, action } => self.control(*vm, *action)?,
+            Effect::Measure { images } => {
+                let bytes = images.iter().map(|image| self.files[&image.path].blocks.len() as u64).collect();
+                return Ok(Outcome::Measured { bytes });
+            }
+            Effect::Merge { vm, order, live } => return self.merge(*vm, order, *live),
+            Effect::Delete { paths } => {
+                for path in paths {
+                    self.files.retain(|file, _| !file.starts_with(path));
+                    self.memories.retain(|memory, _| !memory.starts_with(path));
+                }
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn control(&mut self, vm: VmId, action: Control) -> Result<(), EffectFailure> {
+        if action == Control::Quit {
+            self.processes.remove(&vm);
+            return Ok(());
+        }
+        let process = self.processes.get_mut(&vm).ok_or_else(gone)?;
+        match action {
+            Control::Pause => process.running = false,
+            Control::Resume => process.running = true,
+            Control::Reset => process.memory = 0,
+            Control::PowerButton | Control::Quit => {}
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, vm: VmId, order: &MergeOrder, live: bool) -> Result<Outcome, EffectFailure> {
+        let (upper, lower) = (&order.upper.path, &order.lower.path);
+        let (above, below) = (self.files[upper].clone(), self.files[lower].clone());
+        let mut process = self.processes.get_mut(&vm).filter(|_| live);
+        if live && process.is_none() {
+            return Err(gone());
+        }
+        match order.direction {
+            MergeDirection::Up => {
+                let file = self.files.get_mut(upper).expect("read above");
+                for (block, value) in below.blocks {
+                    file.blocks.entry(block).or_insert(value);
+                }
+                file.backing = below.backing;
+                Ok(Outcome::Merged { stopped: false })
+            }
+            MergeDirection::Down => {
+                let switched =
+                    |process: &&mut Process| order.slot.is_some_and(|slot| process.tops.get(&slot) == Some(lower));
+                let done_before = process.as_ref().is_some_and(switched);
+                if !done_before {
+                    self.files.get_mut(lower).expect("read above").blocks.extend(above.blocks);
+                }
+                for child in &order.children {
+                    self.files.get_mut(&child.path).expect("children exist").backing = Some(lower.clone());
+                }
+                let is_top = order.above.is_empty() && order.slot.is_some();
+                if let (Some(process), Some(slot), true) = (process.as_mut(), order.slot, is_top) {
+                    process.tops.insert(slot, lower.clone());
+                    process.running = false;
+                    return Ok(Outcome::Merged { stopped: true });
+                }
+                Ok(Outcome::Merged { stopped: false })
+            }
+        }
+    }
+}
+
+fn switch(process: &mut Process, overlays: &[Overlay]) {
+    for overlay in overlays {
+        process.tops.insert(overlay.slot, overlay.image.path.clone());
+    }
+}
+
+fn gone() -> EffectFailure {
+    EffectFailure { failure: Failure::new(Kind::MachineGone, "the process is gone"), switched: true }
+}
