@@ -12,7 +12,18 @@ pub fn eq(a: &str, b: &str) -> bool {
 
 /// The order of two texts when case is ignored; consistent with [`eq`].
 pub fn cmp(a: &str, b: &str) -> Ordering {
-    folded(a).cmp(folded(b))
+    // Names are looked up for every property of every row, so ASCII is compared byte by byte.
+    for (at, (x, y)) in a.bytes().zip(b.bytes()).enumerate() {
+        if !(x.is_ascii() && y.is_ascii()) {
+            // Everything before is ASCII, so this is the beginning of a character in both.
+            return folded(a.get(at..).unwrap_or_default()).cmp(folded(b.get(at..).unwrap_or_default()));
+        }
+        match x.to_ascii_lowercase().cmp(&y.to_ascii_lowercase()) {
+            Ordering::Equal => {}
+            different => return different,
+        }
+    }
+    a.len().cmp(&b.len())
 }
 
 /// The characters of a text as they take part in comparisons.
@@ -64,6 +75,8 @@ mod tests {
         check("", "", true);
         check("ÄÖ", "äö", true);
         check("Ä", "A", false);
+        check("xK", "x\u{212a}", true);
+        check("aÄ", "aäb", false);
         check("ПРОБА", "проба", true);
     }
 

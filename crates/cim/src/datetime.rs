@@ -104,7 +104,8 @@ impl Timestamp {
     /// The same moment, written in local time `minutes` east of UTC; `None` if CIM cannot write it.
     pub fn at_offset(self, minutes: i16) -> Option<Self> {
         let local = self.unix_micros.checked_add(i64::from(minutes) * 60 * MICROS_PER_SECOND)?;
-        let writable = minutes.unsigned_abs() <= LARGEST_OFFSET.unsigned_abs() && (FIRST_MICROS..=LAST_MICROS).contains(&local);
+        let writable =
+            minutes.unsigned_abs() <= LARGEST_OFFSET.unsigned_abs() && (FIRST_MICROS..=LAST_MICROS).contains(&local);
         writable.then_some(Self { offset_minutes: minutes, ..self })
     }
 
@@ -132,12 +133,16 @@ impl Timestamp {
     fn local(self) -> (Date, TimeOfDay) {
         let local = self.unix_micros + i64::from(self.offset_minutes) * 60 * MICROS_PER_SECOND;
         let micros_per_day = SECONDS_PER_DAY * MICROS_PER_SECOND;
-        (Date::from_days(local.div_euclid(micros_per_day)), TimeOfDay::from_micros(local.rem_euclid(micros_per_day).unsigned_abs()))
+        (
+            Date::from_days(local.div_euclid(micros_per_day)),
+            TimeOfDay::from_micros(local.rem_euclid(micros_per_day).unsigned_abs()),
+        )
     }
 
     /// `None` when a field is out of range or the moment cannot be written.
     fn from_fields(date: Date, time: TimeOfDay, offset_minutes: i16) -> Option<Self> {
-        let local = (date.days()? * SECONDS_PER_DAY * MICROS_PER_SECOND).checked_add(time.micros_of_day()?.try_into().ok()?)?;
+        let local =
+            (date.days()? * SECONDS_PER_DAY * MICROS_PER_SECOND).checked_add(time.micros_of_day()?.try_into().ok()?)?;
         let utc = local.checked_sub(i64::from(offset_minutes) * 60 * MICROS_PER_SECOND)?;
         (FIRST_MICROS..=LAST_MICROS).contains(&utc).then(|| Self::from_unix_micros(utc).at_offset(offset_minutes))?
     }
@@ -263,11 +268,8 @@ fn parse_cim(text: &str) -> Option<DateTime> {
             Some(DateTime::from_interval_micros(days + time.micros_of_day()?))
         }
         sign @ (b'+' | b'-') => {
-            let date = Date {
-                year: signed(text.get(0..4)?)?,
-                month: signed(text.get(4..6)?)?,
-                day: signed(text.get(6..8)?)?,
-            };
+            let date =
+                Date { year: signed(text.get(0..4)?)?, month: signed(text.get(4..6)?)?, day: signed(text.get(6..8)?)? };
             let offset = if *sign == b'-' { -offset } else { offset };
             Timestamp::from_fields(date, time, offset).map(DateTime::Timestamp)
         }

@@ -55,7 +55,8 @@ impl Instance {
         })?;
         let property = &self.class.properties()[position];
         if let Some(value) = value.as_ref().filter(|value| !property.data_type.accepts(value)) {
-            let message = format!("property {}.{} is {}, not {value:?}", self.class.name, property.name, property.data_type);
+            let message =
+                format!("property {}.{} is {}, not {value:?}", self.class.name, property.name, property.data_type);
             return Err(Error::new(Status::TypeMismatch, message));
         }
         self.values[position] = value;
@@ -133,5 +134,77 @@ impl fmt::Debug for Instance {
             }
         }
         debug.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Schema, mof};
+
+    fn schema() -> Schema {
+        let classes = r#"
+            class A { [Key] string Name; [Key] uint16 Slot; boolean On = true; uint8 List[]; [EmbeddedInstance("B")] string Inner; };
+            class B { string Text; };"#;
+        Schema::new("root/v2", mof::parse_classes(classes).unwrap()).unwrap()
+    }
+
+    fn new(class: &str) -> Instance {
+        Instance::new(schema().class(class).unwrap())
+    }
+
+    #[test]
+    fn values_are_checked_against_the_class() {
+        fn check(name: &str, value: impl Into<Value>, expected: Result<(), Status>) {
+            let value = value.into();
+            let mut instance = new("A");
+            assert_eq!(
+                instance.set(name, Some(value.clone())).map_err(|error| error.status),
+                expected,
+                "{name} = {value:?}"
+            );
+            assert_eq!(instance.get(name).is_some(), expected.is_ok());
+        }
+        check("NAME", "x", Ok(()));
+        check("Slot", 5u16, Ok(()));
+        check("Slot", 5u32, Err(Status::TypeMismatch));
+        check("Slot", [5u16], Err(Status::TypeMismatch));
+        check("List", [5u8], Ok(()));
+        check("List", Vec::<u8>::new(), Ok(()));
+        check("List", 5u8, Err(Status::TypeMismatch));
+        check("List", Value::Array(vec![5u8.into(), "x".into()]), Err(Status::TypeMismatch));
+        check("List", Value::Array(vec![[5u8].into()]), Err(Status::TypeMismatch));
+        check("Inner", new("B"), Ok(()));
+        check("Inner", "text of one", Ok(()));
+        check("Name", new("B"), Err(Status::TypeMismatch));
+        check("Nothing", "x", Err(Status::NoSuchProperty));
+    }
+
+    #[test]
+    #[should_panic(expected = "our own code fills class A wrongly")]
+    fn our_own_mistakes_stop() {
+        let _ = new("A").with("Slot", "five");
+    }
+
+    #[test]
+    fn paths_are_made_of_keys() {
+        let a = new("A").with("Name", "a\\b").with("Slot", 2u16).with("On", true);
+        assert_eq!(a.path("H", "root/v2").to_string(), r#"\\H\root\v2:A.Name="a\\b",Slot=2"#);
+        assert_eq!(new("A").with("Slot", 2u16).path("H", "root/v2").relative().to_string(), "A.Slot=2");
+        assert_eq!(new("B").path("H", "root/v2").relative().to_string(), "B=@");
+        assert_eq!(a.clone().keys_only().get("On"), None);
+        assert!(a.clone().keys_only().path("H", "n").same_object(&a.path("h", "N")));
+    }
+
+    #[test]
+    fn defaults_and_nulls() {
+        let class = Arc::clone(schema().class("A").unwrap());
+        assert_eq!(Instance::new(&class).flag("On"), None);
+        assert_eq!(Instance::with_defaults(&class).flag("on"), Some(true));
+        let mut a = Instance::with_defaults(&class).with_some("Name", None::<&str>).with_some("Slot", Some(7u16));
+        assert_eq!((a.text("Name"), a.number("slot")), (None, Some(7)));
+        assert_eq!(a.set("slot", None), Ok(()));
+        assert_eq!(a.number("slot"), None);
+        assert_eq!(a.properties().count(), 5, "every property is there, NULL or not");
     }
 }

@@ -144,3 +144,73 @@ fn chain_from_top(
     chain.reverse();
     Ok(chain)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mof;
+
+    const TREE: &str = r#"
+        class Leaf : Middle { [Description("own")] string Name; uint32 Stop(); boolean Extra; };
+        class Middle : Top { string Caption; [Description("other")] uint32 Stop(); };
+        [Abstract, Association] class Top {
+            [Key, MaxLen(5), Description("first")] string Name = "x"; [Values {"Off", "On"}] uint16 State;
+            uint32 Start([In] string How);
+        };
+        class Other : Top {};"#;
+
+    fn schema(classes: &str) -> Result<Schema, SchemaError> {
+        Schema::new("root/v2", mof::parse_classes(classes).unwrap())
+    }
+
+    #[test]
+    fn classes_have_what_they_inherit() {
+        let schema = schema(TREE).unwrap();
+        let leaf = schema.class("LEAF").unwrap();
+        let names: Vec<&str> = leaf.properties().iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["Name", "State", "Caption", "Extra"],
+            "inherited properties come first and keep their place"
+        );
+        let methods: Vec<(&str, &str)> = leaf.methods().iter().map(|m| (m.name.as_str(), m.origin.as_str())).collect();
+        assert_eq!(methods, [("Start", "Top"), ("Stop", "Middle")]);
+        assert_eq!(leaf.ancestors, ["Middle", "Top"]);
+        assert_eq!((leaf.is_abstract, leaf.is_association), (false, true), "only Association is inherited");
+
+        let name = leaf.property("name").unwrap();
+        assert_eq!((name.is_key, name.origin.as_str()), (true, "Top"));
+        assert_eq!(name.qualifiers.text("description"), Some("own"), "its own qualifier wins");
+        assert_eq!(name.qualifiers.get("MaxLen").and_then(crate::Value::as_u64), Some(5), "others are inherited");
+        assert_eq!(name.default, Some("x".into()));
+        assert_eq!(leaf.keys().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["Name"]);
+        let labels = leaf.property("State").unwrap().qualifiers.value_map();
+        assert_eq!(labels, [("0".to_owned(), "Off"), ("1".to_owned(), "On")]);
+        assert!(leaf.method("stop").is_some() && leaf.method("nothing").is_none());
+    }
+
+    #[test]
+    fn the_tree_can_be_asked() {
+        let schema = schema(TREE).unwrap();
+        fn names<'a>(classes: impl Iterator<Item = &'a Arc<Class>>) -> Vec<&'a str> {
+            classes.map(|class| class.name.as_str()).collect()
+        }
+        assert_eq!(names(schema.family("top")), ["Leaf", "Middle", "Top", "Other"]);
+        assert_eq!(names(schema.subclasses("TOP")), ["Middle", "Other"]);
+        assert_eq!(names(schema.family("nothing")), [""; 0]);
+        assert!(schema.is_a("leaf", "TOP") && schema.is_a("Leaf", "Leaf") && !schema.is_a("Top", "Leaf"));
+        assert!(!schema.is_a("nothing", "Top") && !schema.is_a("Top", "nothing"));
+        assert_eq!(schema.namespace(), r"root\v2");
+    }
+
+    #[test]
+    fn wrong_trees_are_refused() {
+        fn check(classes: &str, message: &str) {
+            assert_eq!(schema(classes).unwrap_err().to_string(), message);
+        }
+        check("class A {}; class a {};", "class a is declared twice");
+        check("class A : B {};", "class A inherits from B, which is not declared");
+        check("class A : B {}; class B : A {};", "the chain of superclasses of A does not end");
+        check("class A : A {};", "the chain of superclasses of A does not end");
+    }
+}

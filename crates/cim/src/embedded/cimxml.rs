@@ -114,7 +114,9 @@ fn read_name(element: &Element, depth: usize) -> Result<ObjectPath, EmbeddedErro
     for inner in element.elements() {
         // A single key may stand without a KEYBINDING, and then has no name.
         let (name, value) = match inner.name.as_str() {
-            "KEYBINDING" => (required(inner, "NAME")?, inner.elements().next().ok_or_else(|| wrong("a KEYBINDING is empty"))?),
+            "KEYBINDING" => {
+                (required(inner, "NAME")?, inner.elements().next().ok_or_else(|| wrong("a KEYBINDING is empty"))?)
+            }
             _ => ("", inner),
         };
         path.keys.push((name.to_owned(), read_key(value, depth)?));
@@ -297,20 +299,35 @@ mod tests {
                 T: Text("C.K=\"1\"")
             "#]],
         );
-        check("<![CDATA[<INSTANCE CLASSNAME='A'/>]]>", expect!["the embedded instance cannot be read"]);
-        check("  <INSTANCE CLASSNAME='A'/> ", expect![[r#"
+        check(
+            "<![CDATA[<INSTANCE CLASSNAME='A'/>]]>",
+            expect!["the XML document is malformed at byte 0: there is text outside of the outermost element"],
+        );
+        check(
+            "  <INSTANCE CLASSNAME='A'/> ",
+            expect![[r#"
             A
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn other_documents_are_refused() {
         check("<INSTANCE/>", expect!["the embedded instance is wrong: INSTANCE has no attribute CLASSNAME"]);
         check("<CIM/>", expect!["the embedded instance is wrong: there is no INSTANCE element"]);
-        check("<METHOD><INSTANCE CLASSNAME='A'/></METHOD>", expect!["the embedded instance is wrong: there is no INSTANCE element"]);
-        check("<INSTANCE CLASSNAME='A'><PROPERTY/></INSTANCE>", expect!["the embedded instance is wrong: PROPERTY has no attribute NAME"]);
-        check("<INSTANCE CLASSNAME='A'><PROPERTY NAME='P'><x/></PROPERTY></INSTANCE>", expect!["the embedded instance is wrong: x is no value"]);
-        check("", expect!["the embedded instance cannot be read"]);
+        check(
+            "<METHOD><INSTANCE CLASSNAME='A'/></METHOD>",
+            expect!["the embedded instance is wrong: there is no INSTANCE element"],
+        );
+        check(
+            "<INSTANCE CLASSNAME='A'><PROPERTY/></INSTANCE>",
+            expect!["the embedded instance is wrong: PROPERTY has no attribute NAME"],
+        );
+        check(
+            "<INSTANCE CLASSNAME='A'><PROPERTY NAME='P'><x/></PROPERTY></INSTANCE>",
+            expect!["the embedded instance is wrong: x is no value"],
+        );
+        check("", expect!["MOF line 1, column 1: expected instance, found the end of the text"]);
     }
 
     #[test]
@@ -319,7 +336,8 @@ mod tests {
         let schema = Schema::new("root", mof::parse_classes(classes).unwrap()).unwrap();
         let a = || Instance::new(schema.class("A").unwrap()).with("K", "<k>");
         let path = ObjectPath::new("A").with_namespace("root/v2").with_key("K", "x\\y").with_host("H");
-        let instance = a().with("N", vec![1u16, 2]).with("B", true).with("R", path.clone()).with("O", a()).with("L", vec![path]);
+        let instance =
+            a().with("N", vec![1u16, 2]).with("B", true).with("R", path.clone()).with("O", a()).with("L", vec![path]);
         let text = to_cim_xml(&instance);
         assert_eq!(parse(&text).unwrap().typed(&schema), Ok(instance));
         expect![[r#"

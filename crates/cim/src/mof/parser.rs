@@ -417,14 +417,29 @@ mod tests {
     #[test]
     fn errors_have_positions() {
         check_classes("class {", expect!["MOF line 1, column 7: expected a class name, found '{'"]);
-        check_classes("class A {\n  striing B;\n};", expect![[r#"MOF line 2, column 11: expected REF after a class name, found "B""#]]);
-        check_classes("class A {\n  uint8 é = 256;\n};", expect!["MOF line 2, column 16: the value before this is not of type uint8"]);
+        check_classes(
+            "class A {\n  striing B;\n};",
+            expect![[r#"MOF line 2, column 11: expected REF after a class name, found "B""#]],
+        );
+        check_classes(
+            "class A {\n  uint8 é = 256;\n};",
+            expect!["MOF line 2, column 16: the value before this is not of type uint8"],
+        );
         check_classes("class A { string B }", expect!["MOF line 1, column 20: expected ';', found '}'"]);
-        check_classes("class A { string B = \"x\ny\"; };", expect!["MOF line 1, column 22: the text does not end on its line"]);
-        check_classes("class A { string B = \"\\q\"; };", expect![[r#"MOF line 1, column 22: a backslash in a text needs one of b t n f r x " ' \ after it"#]]);
+        check_classes(
+            "class A { string B = \"x\ny\"; };",
+            expect!["MOF line 1, column 22: the text does not end on its line"],
+        );
+        check_classes(
+            "class A { string B = \"\\q\"; };",
+            expect![[r#"MOF line 1, column 22: a backslash in a text needs one of b t n f r x " ' \ after it"#]],
+        );
         check_classes("/* class A {};", expect!["MOF line 1, column 1: the comment does not end"]);
         check_classes("class A { uint32 M(string X; };", expect!["MOF line 1, column 28: expected ',', found ';'"]);
-        check_classes("class A { void B; };", expect!["MOF line 1, column 17: expected ( after the name of a void method, found ';'"]);
+        check_classes(
+            "class A { void B; };",
+            expect!["MOF line 1, column 17: expected ( after the name of a void method, found ';'"],
+        );
         check_classes("instance of A {};", expect![[r#"MOF line 1, column 1: expected class, found "instance""#]]);
     }
 
@@ -446,7 +461,13 @@ mod tests {
         );
         check_instance("instance of A { N = 5 };", expect!["MOF line 1, column 23: expected ';', found '}'"]);
         check_instance("instance of A { N = {{5}}; };", expect!["MOF line 1, column 22: expected a value, found '{'"]);
-        check_instance("instance of A {}; x", expect![[r#"MOF line 1, column 19: expected the end of the text, found "x""#]]);
-        check_instance(&"instance of A { N = ".repeat(20), expect!["MOF line 1, column 161: instances are nested deeper than 8"]);
+        check_instance(
+            "instance of A {}; x",
+            expect![[r#"MOF line 1, column 19: expected the end of the text, found "x""#]],
+        );
+        check_instance(
+            &"instance of A { N = ".repeat(20),
+            expect!["MOF line 1, column 161: instances are nested deeper than 8"],
+        );
     }
 }

@@ -242,22 +242,46 @@ mod tests {
     #[test]
     fn scalars_and_arrays() {
         check([], expect![]);
-        check([text("name", ""), text("LEVEL", " 7 "), text("Force", "FALSE")], expect![[r#"
+        check(
+            [text("name", ""), text("LEVEL", " 7 "), text("Force", "FALSE")],
+            expect![[r#"
             Name = String("")
             Level = U8(7)
             Force = Bool(false)
-        "#]]);
-        check([text("Wanted", "1"), text("Wanted", "2")], expect![[r#"
+        "#]],
+        );
+        check(
+            [text("Wanted", "1"), text("Wanted", "2")],
+            expect![[r#"
             Wanted = Array([U16(1), U16(2)])
-        "#]]);
-        check([text("Wanted", "1"), text("Level", ""), text("At", "PT5S")], expect![[r#"
+        "#]],
+        );
+        check(
+            [text("Wanted", "1"), text("Level", ""), text("At", "PT5S")],
+            expect![[r#"
             Wanted = Array([U16(1)])
             At = DateTime(Interval(Interval { micros: 5000000 }))
-        "#]]);
+        "#]],
+        );
         check([("Name".into(), Argument::Null), ("Job".into(), Argument::Null)], expect![]);
-        check([text("Level", "256")], expect![[r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Level of method Run: "256" is not a value of type uint8"#]]);
-        check([text("Level", "1"), text("Level", "2")], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Level of method Run: there are 2 values, but only one is expected"]);
-        check([text("Wanted", "1"), ("Wanted".into(), Argument::Null)], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Wanted of method Run: an element of the array is NULL"]);
+        check(
+            [text("Level", "256")],
+            expect![[
+                r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Level of method Run: "256" is not a value of type uint8"#
+            ]],
+        );
+        check(
+            [text("Level", "1"), text("Level", "2")],
+            expect![
+                "WBEM_E_INVALID_METHOD_PARAMETERS: parameter Level of method Run: there are 2 values, but only one is expected"
+            ],
+        );
+        check(
+            [text("Wanted", "1"), ("Wanted".into(), Argument::Null)],
+            expect![
+                "WBEM_E_INVALID_METHOD_PARAMETERS: parameter Wanted of method Run: an element of the array is NULL"
+            ],
+        );
         check([text("Job", "x")], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: method Run has no input parameter Job"]);
         check([text("Nmae", "x")], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: method Run has no input parameter Nmae"]);
     }
@@ -265,43 +289,95 @@ mod tests {
     #[test]
     fn references() {
         let by_epr = Target::new("root/test", "system").with_key("Name", "x");
-        check([("Target".into(), Argument::Reference(by_epr))], expect![[r#"
+        check(
+            [("Target".into(), Argument::Reference(by_epr))],
+            expect![[r#"
             Target = Reference(ObjectPath { host: None, namespace: Some("root\\test"), class: "system", keys: [("Name", String("x"))], is_singleton: false })
-        "#]]);
-        check([text("Target", r#"\\HOST\root\test:System.Name="a\\b""#)], expect![[r#"
+        "#]],
+        );
+        check(
+            [text("Target", r#"\\HOST\root\test:System.Name="a\\b""#)],
+            expect![[r#"
             Target = Reference(ObjectPath { host: Some("HOST"), namespace: Some("root\\test"), class: "System", keys: [("Name", String("a\\b"))], is_singleton: false })
-        "#]]);
-        let by_keys = EmbeddedInstance {
-            class: "SYSTEM".into(),
-            properties: vec![text("name", "x"), text("Caption", "no key")],
-        };
-        check([("Target".into(), Argument::Instance(by_keys))], expect![[r#"
+        "#]],
+        );
+        let by_keys =
+            EmbeddedInstance { class: "SYSTEM".into(), properties: vec![text("name", "x"), text("Caption", "no key")] };
+        check(
+            [("Target".into(), Argument::Instance(by_keys))],
+            expect![[r#"
             Target = Reference(ObjectPath { host: None, namespace: None, class: "System", keys: [("Name", String("x"))], is_singleton: false })
-        "#]]);
-        check([text("Target", "Settings.InstanceID=\"x\"")], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Target of method Run: Settings is not a System"]);
-        check([text("Target", "Nothing.Name=\"x\"")], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Target of method Run: there is no class Nothing in this namespace"]);
-        check([text("Target", "<INSTANCE CLASSNAME=\"System\"/>")], expect![[r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Target of method Run: "<INSTANCE CLASSNAME=\"System\"/>" is not a value of type reference"#]]);
-        check([("Name".into(), Argument::Reference(Target::new("n", "System")))], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Name of method Run: a reference is given where string is expected"]);
+        "#]],
+        );
+        check(
+            [text("Target", "Settings.InstanceID=\"x\"")],
+            expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Target of method Run: Settings is not a System"],
+        );
+        check(
+            [text("Target", "Nothing.Name=\"x\"")],
+            expect![
+                "WBEM_E_INVALID_METHOD_PARAMETERS: parameter Target of method Run: there is no class Nothing in this namespace"
+            ],
+        );
+        check(
+            [text("Target", "<INSTANCE CLASSNAME=\"System\"/>")],
+            expect![[
+                r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Target of method Run: "<INSTANCE CLASSNAME=\"System\"/>" is not a value of type reference"#
+            ]],
+        );
+        check(
+            [("Name".into(), Argument::Reference(Target::new("n", "System")))],
+            expect![
+                "WBEM_E_INVALID_METHOD_PARAMETERS: parameter Name of method Run: a reference is given where string is expected"
+            ],
+        );
     }
 
     #[test]
     fn embedded_instances() {
         let xml = r#"<INSTANCE CLASSNAME="moresettings"><PROPERTY NAME="EXTRA"><VALUE>True</VALUE></PROPERTY>
             <PROPERTY NAME="__PATH"><VALUE>x</VALUE></PROPERTY><PROPERTY NAME="Size"/></INSTANCE>"#;
-        check([text("Setting", xml)], expect![[r#"
+        check(
+            [text("Setting", xml)],
+            expect![[r#"
             Setting = Object(MoreSettings { Extra: Bool(true) })
-        "#]]);
-        check([text("All", xml), text("All", "instance of Settings { Size = 5; Notes = {\"a\"}; };")], expect![[r#"
+        "#]],
+        );
+        check(
+            [text("All", xml), text("All", "instance of Settings { Size = 5; Notes = {\"a\"}; };")],
+            expect![[r#"
             All = Array([Object(MoreSettings { Extra: Bool(true) }), Object(Settings { Size: U16(5), Notes: Array([String("a")]) })])
-        "#]]);
-        check([text("Setting", "instance of Settings { Inner = instance of Settings { Size = 1; }; };")], expect![[r#"
+        "#]],
+        );
+        check(
+            [text("Setting", "instance of Settings { Inner = instance of Settings { Size = 1; }; };")],
+            expect![[r#"
             Setting = Object(Settings { Inner: Object(Settings { Size: U16(1) }) })
-        "#]]);
+        "#]],
+        );
         check([text("Setting", "")], expect![]);
-        check([text("Setting", "instance of Settings { Size = -5; };")], expect![[r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Setting of method Run: property Settings.Size: "-5" is not a value of type uint16"#]]);
-        check([text("Setting", "instance of System { Name = \"x\"; };")], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Setting of method Run: System is not a Settings"]);
-        check([text("Setting", "instance of Nothing {};")], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Setting of method Run: there is no class Nothing in this namespace"]);
-        check([text("Setting", "<a/>")], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Setting of method Run: the embedded instance is wrong: there is no INSTANCE element"]);
+        check(
+            [text("Setting", "instance of Settings { Size = -5; };")],
+            expect![[
+                r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Setting of method Run: property Settings.Size: "-5" is not a value of type uint16"#
+            ]],
+        );
+        check(
+            [text("Setting", "instance of System { Name = \"x\"; };")],
+            expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Setting of method Run: System is not a Settings"],
+        );
+        check(
+            [text("Setting", "instance of Nothing {};")],
+            expect![
+                "WBEM_E_INVALID_METHOD_PARAMETERS: parameter Setting of method Run: there is no class Nothing in this namespace"
+            ],
+        );
+        check(
+            [text("Setting", "<a/>")],
+            expect![
+                "WBEM_E_INVALID_METHOD_PARAMETERS: parameter Setting of method Run: the embedded instance is wrong: there is no INSTANCE element"
+            ],
+        );
     }
 
     #[test]

@@ -256,3 +256,54 @@ impl fmt::Debug for Rows {
         f.debug_struct("Rows").field("projection", &self.projection).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Schema, mof};
+
+    #[test]
+    fn targets_match_by_the_keys_they_have() {
+        fn check(target: &str, expected: bool) {
+            let classes = "class A { [Key] string Name; [Key] uint16 Slot; A REF Other; };";
+            let schema = Schema::new("root/v2", mof::parse_classes(classes).unwrap()).unwrap();
+            let other = ObjectPath::new("A").with_key("Name", "z").with_host("H").with_namespace("root/v2");
+            let a =
+                Instance::new(schema.class("A").unwrap()).with("Name", "Xy").with("Slot", 2u16).with("Other", other);
+            let path = ObjectPath::parse(target).unwrap();
+            assert_eq!(Target::from_path(path, "root/v2").matches(&a), expected, "{target}");
+        }
+        check(r#"A.Name="XY",Slot="2""#, true);
+        check("A.slot=2", true);
+        check("A", true);
+        check(r#"A="xy""#, true);
+        check(r#"A="z""#, false);
+        check("A.Slot=3", false);
+        check(r#"A.Nothing="x""#, false);
+        check(r#"A.Other="\\\\.\\root\\v2:a.name=\"Z\"""#, true);
+    }
+
+    #[test]
+    fn queries_in_wql_name_their_source_in_a_namespace() {
+        fn check(text: &str, namespace: &str) {
+            match Query::from_wql(wql::parse(text).unwrap(), "root/v2").unwrap() {
+                Query::Associators { source, .. } | Query::References { source, .. } => {
+                    assert_eq!(source, Target::new(namespace, "A").with_key("K", "x"));
+                }
+                other => panic!("{text} is no association query: {other:?}"),
+            }
+        }
+        check("associators of {A.K='x'}", "root/v2");
+        check(r"references of {\\H\root\cimv2:A.K='x'} where Role=R", r"root\cimv2");
+        let classes_only = wql::parse("associators of {A.K='x'} where ClassDefsOnly").unwrap();
+        assert_eq!(Query::from_wql(classes_only, "n").unwrap_err().status, crate::Status::NotSupported);
+    }
+
+    #[test]
+    fn rows_are_made_when_they_are_asked_for() {
+        let mut rows = Rows::new((0..3).map(|i| Err(Error::not_found(i)))).with_projection(Some(vec!["A".to_owned()]));
+        assert_eq!(rows.next().and_then(Result::err).map(|error| error.message).as_deref(), Some("0 does not exist"));
+        assert_eq!((rows.by_ref().count(), rows.projection.as_deref()), (2, Some(&["A".to_owned()][..])));
+        assert_eq!(Rows::empty().count(), 0);
+    }
+}

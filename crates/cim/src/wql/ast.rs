@@ -1,5 +1,7 @@
 //! Queries as they are written.
 
+use std::fmt;
+
 use crate::ObjectPath;
 
 /// One query.
@@ -138,4 +140,17 @@ pub struct References {
     pub keys_only: bool,
     /// The classes of the results are wanted instead of the results.
     pub class_definitions_only: bool,
+}
+
+impl fmt::Display for Literal {
+    /// The literal as it may stand in a query.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::String(text) => write!(f, "{text:?}"),
+            Self::Integer(integer) => write!(f, "{integer}"),
+            Self::Real(real) => write!(f, "{real}"),
+            Self::Boolean(boolean) => write!(f, "{boolean}"),
+            Self::Null => f.write_str("NULL"),
+        }
+    }
 }

@@ -1,12 +1,23 @@
 //! WQL, WMI's query language, in three steps with three types.
 //!
 //! ```text
-//!   text --parse--> Query --resolve(schema)--> Filter --matches(instance)--> bool
+//!   text --parse--> Query --Select::resolve(schema, host)--> Filter --matches(instance)--> bool
 //! ```
 //!
-//! A [`Query`] is what the text says, with names as they were written. Resolving gives a plan in which every name is a property of
-//! the class, so that evaluation cannot meet an unknown one.
+//! A [`Query`] is what the text says, with names as they were written. A [`Filter`] cannot hold a name the class does not
+//! have: every property is a position, every literal has the property's type, every LIKE is compiled. So evaluation has
+//! no errors, and what it costs is known before the first row.
+//!
+//! Two rules are WMI's rather than SQL's. Text compares without regard to case. A comparison with a NULL property does
+//! not hold, whatever the operator, and `NOT` of it holds: there is no third truth value.
 
 mod ast;
+mod filter;
+mod lexer;
+mod like;
+mod parser;
+mod resolve;
 
 pub use ast::{Associators, Comparison, Expression, Literal, Operand, Projection, Query, References, Select};
+pub use filter::Filter;
+pub use parser::{WqlError, parse};

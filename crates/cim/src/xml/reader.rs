@@ -154,7 +154,9 @@ impl Builder {
             }
             // Senders that count wrongly leave a NUL behind the document.
             None if text.trim_matches(|c: char| c.is_whitespace() || c == '\0').is_empty() => Ok(()),
-            None => Err(XmlError::Malformed { at, reason: "there is text outside of the outermost element".to_owned() }),
+            None => {
+                Err(XmlError::Malformed { at, reason: "there is text outside of the outermost element".to_owned() })
+            }
         }
     }
 
@@ -201,7 +203,8 @@ fn raw_attributes(start: &BytesStart<'_>, at: u64) -> Result<Vec<(String, String
     for attribute in start.attributes().with_checks(false) {
         let malformed = |reason: String| XmlError::Malformed { at, reason };
         let attribute = attribute.map_err(|error| malformed(error.to_string()))?;
-        let value = attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|error| malformed(error.to_string()))?;
+        let value =
+            attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|error| malformed(error.to_string()))?;
         if raw.len() >= limit::XML_ATTRIBUTES {
             return Err(XmlError::TooManyAttributes { element: start.name().as_ref().chars().take(60).collect() });
         }
@@ -244,7 +247,9 @@ mod tests {
 
     /// Shows a tree: `{namespace}name @attribute=value`, children indented, text in quotes.
     fn show(element: &Element, indent: usize, out: &mut String) {
-        let name = |namespace: &str, name: &str| if namespace.is_empty() { name.to_owned() } else { format!("{{{namespace}}}{name}") };
+        let name = |namespace: &str, name: &str| {
+            if namespace.is_empty() { name.to_owned() } else { format!("{{{namespace}}}{name}") }
+        };
         *out += &format!("{:indent$}{}", "", name(&element.namespace, &element.name));
         for a in &element.attributes {
             *out += &format!(" @{}={:?}", name(&a.namespace, &a.name), a.value);
@@ -292,9 +297,12 @@ mod tests {
                   " 1 <A&<b>\n"
             "#]],
         );
-        check("<a x='&quot;&#65;&lt;'/>", expect![[r#"
+        check(
+            "<a x='&quot;&#65;&lt;'/>",
+            expect![[r#"
             a @x="\"A<"
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -302,23 +310,52 @@ mod tests {
         check("<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", expect!["document type declarations are not accepted"]);
         check("<a>&b;</a>", expect!["entity &b; is not accepted"]);
         check("<a x='&b;'/>", expect!["the XML document is malformed at byte 0: at 1..2: unrecognized entity `b`"]);
-        check("<a>&#0;</a>", expect!["the XML document is malformed at byte 3: invalid character reference: 0x0 character is not permitted in XML"]);
+        check(
+            "<a>&#0;</a>",
+            expect![
+                "the XML document is malformed at byte 3: invalid character reference: 0x0 character is not permitted in XML"
+            ],
+        );
         check("", expect!["the XML document is malformed at byte 0: there is no element"]);
-        check("text", expect!["the XML document is malformed at byte 0: there is text outside of the outermost element"]);
+        check(
+            "text",
+            expect!["the XML document is malformed at byte 0: there is text outside of the outermost element"],
+        );
         check("<a>", expect!["the XML document is malformed at byte 3: an element is not closed"]);
-        check("<a></b>", expect!["the XML document is malformed at byte 3: ill-formed document: expected `</a>`, but `</b>` was found"]);
+        check(
+            "<a></b>",
+            expect![
+                "the XML document is malformed at byte 3: ill-formed document: expected `</a>`, but `</b>` was found"
+            ],
+        );
         check("<a/><b/>", expect!["the XML document is malformed at byte 4: there is a second outermost element"]);
-        check("<a/>x", expect!["the XML document is malformed at byte 4: there is text outside of the outermost element"]);
+        check(
+            "<a/>x",
+            expect!["the XML document is malformed at byte 4: there is text outside of the outermost element"],
+        );
         check("<a x='1' x='2'/>", expect!["the XML document is malformed at byte 0: attribute x is given twice"]);
-        check("<a", expect!["the XML document is malformed at byte 0: syntax error: tag not closed: `>` not found before end of input"]);
-        check("</a>", expect!["the XML document is malformed at byte 0: ill-formed document: close tag `</a>` does not match any open tag"]);
+        check(
+            "<a",
+            expect![
+                "the XML document is malformed at byte 0: syntax error: tag not closed: `>` not found before end of input"
+            ],
+        );
+        check(
+            "</a>",
+            expect![
+                "the XML document is malformed at byte 0: ill-formed document: close tag `</a>` does not match any open tag"
+            ],
+        );
     }
 
     #[test]
     fn sizes_are_bounded() {
         check(&"<a>".repeat(40), expect!["the XML document is nested deeper than 32 elements"]);
         check(&format!("<a>{}</a>", "<b/>".repeat(20_000)), expect!["the XML document has more than 20000 elements"]);
-        check(&format!("<a>{}</a>", "x".repeat(limit::XML_BYTES)), expect!["the XML document is longer than 1048576 bytes"]);
+        check(
+            &format!("<a>{}</a>", "x".repeat(limit::XML_BYTES)),
+            expect!["the XML document is longer than 1048576 bytes"],
+        );
         let attributes: String = (0..70).map(|i| format!(" x{i}='1'")).collect();
         check(&format!("<a{attributes}/>"), expect!["element a has more than 64 attributes"]);
     }

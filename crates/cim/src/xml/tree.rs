@@ -94,7 +94,9 @@ impl Element {
             [] => Cow::Borrowed(""),
             [Node::Text(text)] => Cow::Borrowed(text),
             nodes => {
-                let pieces = nodes.iter().filter_map(|node| if let Node::Text(text) = node { Some(text.as_str()) } else { None });
+                let pieces = nodes
+                    .iter()
+                    .filter_map(|node| if let Node::Text(text) = node { Some(text.as_str()) } else { None });
                 Cow::Owned(pieces.collect())
             }
         }
