@@ -43,9 +43,10 @@ const MODULES: [&str; 12] = [
 /// What both boot loaders do, before any menu: find our partition, load, go. (The parser that reads this so early
 /// knows no comments.) The console is for people; the agent has a port of its own. Randomised addresses, mitigations
 /// and self-tests only cost time here, and the time stamp counter of an emulated machine does not need watching.
+/// `iomem=relaxed` lets the agent read the generation id where UEFI keeps it.
 const GRUB_CONFIG: &str = "\
 search.fs_label GUESTBOOT root
-linux /vmlinuz console=ttyS0 quiet nokaslr mitigations=off tsc=reliable no_timer_check cryptomgr.notests panic=-1
+linux /vmlinuz console=ttyS0 quiet nokaslr mitigations=off tsc=reliable no_timer_check cryptomgr.notests iomem=relaxed panic=-1
 initrd /initrd
 boot
 ";
