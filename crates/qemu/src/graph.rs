@@ -4,6 +4,7 @@
 //! ours can be read back as layers, by any later process. Nothing is ever probed: the driver is always given, and so is
 //! `backing`, even when there is none, because QEMU would else open whatever the file's header names.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -126,69 +127,96 @@ pub fn switch(overlays: &[Overlay]) -> Command {
 }
 
 /// Asks for the graph; read the answer with [`Graph::read`].
+///
+/// The command is for debugging by its name, but has been there unchanged since QEMU 4.0 and is the only one that tells which
+/// node lies on which: the others give file names, which may be `json:` descriptions cut off at 4096 bytes.
 pub fn query() -> Command {
-    Command::new("query-named-block-nodes").arg("flat", true)
+    Command::new("x-debug-query-block-graph")
 }
 
-/// The block nodes of a process.
+/// The block nodes of a process and what lies on what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Graph {
-    nodes: std::collections::BTreeMap<String, Node>,
-}
-
-/// One block node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Driver, such as `qcow2`.
-    pub driver: String,
-    /// File name as QEMU gives it.
-    pub file: PathBuf,
-    /// Name of the node it reads through to.
-    pub backing: Option<String>,
-    /// Whether it is open for reading only.
-    pub read_only: bool,
+    nodes: BTreeSet<String>,
+    /// From a node to the one its content shines through from.
+    below: BTreeMap<String, String>,
+    /// Nodes that a device has open.
+    roots: BTreeSet<String>,
 }
 
 impl Graph {
-    /// From the answers to [`query`] and to `query-block`. Nodes that are not as expected are left out.
-    pub fn read(named: &Value) -> Self {
-        let entries = named.as_array().into_iter().flatten().take(NODES_MAX);
-        Self { nodes: entries.filter_map(read_node).collect() }
+    /// From the answer to [`query`]. What is not as expected is left out.
+    pub fn read(answer: &Value) -> Self {
+        let list = |name: &str| answer.get(name).and_then(Value::as_array).into_iter().flatten().take(NODES_MAX);
+        let nodes: BTreeMap<u64, (&str, &str)> = list("nodes").filter_map(read_node).collect();
+        let mut graph = Self::default();
+        graph
+            .nodes
+            .extend(nodes.values().filter(|(kind, _)| *kind == "block-driver").map(|(_, name)| (*name).to_owned()));
+        for edge in list("edges") {
+            let end = |name: &str| nodes.get(&edge.get(name)?.as_u64()?);
+            let (Some((_, parent)), Some((_, child))) = (end("parent"), end("child")) else { continue };
+            match edge.get("name").and_then(Value::as_str) {
+                Some("backing") => drop(graph.below.insert((*parent).to_owned(), (*child).to_owned())),
+                // A job's filter may reach its node as `file`; for nodes that have both, `backing` is what shines through.
+                Some("file") => drop(graph.below.entry((*parent).to_owned()).or_insert_with(|| (*child).to_owned())),
+                Some("root") => drop(graph.roots.insert((*child).to_owned())),
+                _ => {}
+            }
+        }
+        graph
     }
 
-    /// The node of this name.
-    pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name)
+    /// Whether a layer's node is there.
+    pub fn has(&self, layer: &Layer) -> bool {
+        self.nodes.contains(&layer.node())
     }
 
-    /// The node of a layer.
-    pub fn layer(&self, id: Uuid) -> Option<&Node> {
-        self.node(&node_name(id))
+    /// The first layer at or below a node, looking through the filters of jobs.
+    fn layer_at<'a>(&'a self, node: &'a str) -> Option<&'a str> {
+        let mut next = Some(node);
+        for _ in 0..=self.nodes.len() {
+            match next {
+                Some(name) if is_layer(name) => return next,
+                Some(name) => next = self.below.get(name).map(String::as_str),
+                None => return None,
+            }
+        }
+        None
     }
 
-    /// Names from `top` downwards along the backing links.
-    pub fn chain(&self, top: &str) -> Vec<&str> {
-        let mut names = Vec::new();
-        let mut next = self.nodes.get_key_value(top);
-        while let Some((name, node)) = next {
-            if names.len() == self.nodes.len() {
+    /// The layers under each device, top first: which layer is live, and what it lies on.
+    pub fn chains(&self) -> Vec<Vec<&str>> {
+        self.roots.iter().map(|root| self.chain(root)).filter(|chain| !chain.is_empty()).collect()
+    }
+
+    /// The layers at and below a node.
+    pub fn chain<'a>(&'a self, top: &'a str) -> Vec<&'a str> {
+        let mut chain = Vec::new();
+        let mut next = self.layer_at(top);
+        while let Some(name) = next {
+            if chain.len() > self.nodes.len() {
                 break;
             }
-            names.push(name.as_str());
-            next = node.backing.as_ref().and_then(|backing| self.nodes.get_key_value(backing));
+            chain.push(name);
+            next = self.below.get(name).and_then(|below| self.layer_at(below));
         }
-        names
+        chain
     }
 
-    /// Whether `upper` reads through to `lower` directly.
+    /// Whether `upper` lies directly on `lower`.
     pub fn is_backed_by(&self, upper: &Layer, lower: &Layer) -> bool {
-        self.layer(upper.id).and_then(|node| node.backing.as_deref()) == Some(&lower.node())
+        self.chain(&upper.node()).get(1).is_some_and(|below| **below == lower.node())
     }
 
-    /// Whether all these overlays lie on their parents, which is to say that the switch has happened.
+    /// Whether these overlays lie on their parents, which is to say that the switch has happened. They are switched together.
     pub fn is_switched(&self, overlays: &[Overlay]) -> bool {
-        !overlays.is_empty() && overlays.iter().all(|overlay| self.is_backed_by(&overlay.layer, &overlay.parent))
+        overlays.iter().any(|overlay| self.is_backed_by(&overlay.layer, &overlay.parent))
     }
+}
+
+fn is_layer(node: &str) -> bool {
+    node.len() == NODE_NAME_CHARS_MAX && node.starts_with('L')
 }
 
 fn name_with(letter: char, layer: Uuid) -> String {
@@ -221,13 +249,7 @@ fn path_text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn read_node(entry: &Value) -> Option<(String, Node)> {
-    let text = |name: &str| entry.get(name).and_then(Value::as_str);
-    let node = Node {
-        driver: text("drv")?.to_owned(),
-        file: PathBuf::from(text("file")?),
-        backing: None,
-        read_only: entry.get("ro").and_then(Value::as_bool).unwrap_or(false),
-    };
-    Some((text("node-name")?.to_owned(), node))
+fn read_node(node: &Value) -> Option<(u64, (&str, &str))> {
+    let text = |name: &str| node.get(name).and_then(Value::as_str);
+    Some((node.get("id")?.as_u64()?, (text("type")?, text("name")?)))
 }

@@ -202,7 +202,23 @@ pub enum Step<O> {
     #[doc(hidden)]
     Wait(Micros, Then<Wake, O>),
     #[doc(hidden)]
+    Tell(Progress, Box<dyn FnOnce() -> Step<O> + Send>),
+    #[doc(hidden)]
     Finish(O),
+}
+
+/// How far a procedure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Out of `total`.
+    pub done: u64,
+    /// Bytes, mostly; may grow. Zero if not known yet.
+    pub total: u64,
+}
+
+/// Notes how far we are, and goes on.
+pub fn tell<O>(progress: Progress, then: impl FnOnce() -> Step<O> + Send + 'static) -> Step<O> {
+    Step::Tell(progress, Box::new(then))
 }
 
 /// Sends a command, then goes on with its answer.
@@ -258,6 +274,7 @@ pub struct Run<P: Procedure> {
     cancelled: bool,
     lost: bool,
     now: Now,
+    progress: Option<Progress>,
 }
 
 impl<P: Procedure> Run<P> {
@@ -269,7 +286,13 @@ impl<P: Procedure> Run<P> {
             cancelled: false,
             lost: false,
             now: Now::default(),
+            progress: None,
         }
+    }
+
+    /// How far it is, if it can tell.
+    pub fn progress(&self) -> Option<Progress> {
+        self.progress
     }
 
     /// Takes what happened; returns what is wanted next, or `None` if the last action is still to be answered.
@@ -355,6 +378,11 @@ impl<P: Procedure> Run<P> {
                 Step::Wait(until, then) => {
                     self.pending = Pending::Wake(then);
                     Action::Wait { until }
+                }
+                Step::Tell(progress, then) => {
+                    self.progress = Some(progress);
+                    step = then();
+                    continue;
                 }
                 Step::Finish(outcome) => {
                     self.pending = Pending::Over;
