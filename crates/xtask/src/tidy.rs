@@ -68,23 +68,43 @@ fn check_tree(files: &BTreeMap<String, String>) -> Vec<Violation> {
     violations
 }
 
-/// Text files that belong to the project: what git tracks or would track.
+/// Text files that belong to the project.
 fn read_tree(workspace: &Workspace) -> Result<BTreeMap<String, String>> {
-    let list = ["ls-files", "--cached", "--others", "--exclude-standard"];
-    let listed = Tool::new("git").directory(&workspace.root).args(list).read()?;
     let mut files = BTreeMap::new();
-    for path in listed.lines() {
-        let full = workspace.root.join(path);
+    for path in list_tree(workspace)? {
+        let full = workspace.root.join(&path);
         if !full.is_file() {
             continue;
         }
         let bytes = fs::read(&full).context(format!("cannot read {path}"))?;
         // What is not text has no lines to find fault with.
         if let Ok(text) = String::from_utf8(bytes) {
-            files.insert(path.to_owned(), text);
+            files.insert(path, text);
         }
     }
     Ok(files)
+}
+
+/// What git tracks or would track; where there is no git, everything but hidden files and build products.
+fn list_tree(workspace: &Workspace) -> Result<Vec<String>> {
+    let list = ["ls-files", "--cached", "--others", "--exclude-standard"];
+    if let Ok(listed) = Tool::new("git").directory(&workspace.root).args(list).read() {
+        return Ok(listed.lines().map(str::to_owned).collect());
+    }
+    let (mut paths, mut directories) = (Vec::new(), vec![String::new()]);
+    while let Some(directory) = directories.pop() {
+        let entries = fs::read_dir(workspace.root.join(&directory)).context(format!("cannot list {directory:?}"))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') || entry.path() == workspace.target {
+                continue;
+            }
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let path = format!("{directory}{name}");
+            if is_directory { directories.push(format!("{path}/")) } else { paths.push(path) }
+        }
+    }
+    Ok(paths)
 }
 
 /// Commits as `<id> <subject>`, one per line; empty where there is no history, as in an unpacked archive.
