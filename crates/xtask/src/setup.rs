@@ -128,12 +128,12 @@ fn install(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     let names = packages.join(", ");
     let (qemu, plain): (Vec<&str>, Vec<&str>) = packages.iter().partition(|name| name.starts_with("qemu"));
     let update = words("apt-get update");
-    if !qemu.is_empty() && candidate_major("qemu-system-x86").is_none() {
+    if qemu.iter().any(|package| candidate_major(package).is_none()) {
         as_root("Reading the package lists", std::slice::from_ref(&update))?;
     }
     let mut commands = Vec::new();
     let mut target = String::new();
-    if !qemu.is_empty() && candidate_major("qemu-system-x86").is_none_or(|major| major < QEMU_MAJOR) {
+    if qemu.iter().any(|package| candidate_major(package).is_none_or(|major| major < QEMU_MAJOR)) {
         let release = apt::release()?;
         let suite = format!("{release}-backports");
         let files = apt::read_sources()?;
