@@ -116,14 +116,24 @@ impl ObjectPath {
 
 /// Whether two namespaces are the same, written with slashes or backslashes and in any case.
 pub fn same_namespace(a: &str, b: &str) -> bool {
-    let trim = |text| str::trim_matches(text, ['/', '\\']);
-    let slashed = |c| if c == '\\' { '/' } else { c };
-    case::folded(trim(a)).map(slashed).eq(case::folded(trim(b)).map(slashed))
+    let (mut a, mut b) = (namespace_steps(a), namespace_steps(b));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            (Some(a), Some(b)) if case::eq(a, b) => {}
+            _ => return false,
+        }
+    }
 }
 
-/// The namespace with backslashes and none at its ends.
+/// The namespace with single backslashes between its steps and none at its ends.
 pub fn normalized_namespace(namespace: &str) -> String {
-    namespace.trim_matches(['/', '\\']).replace('/', "\\")
+    namespace_steps(namespace).collect::<Vec<_>>().join("\\")
+}
+
+/// Clients that escape once too often double the backslashes, so empty steps do not count.
+fn namespace_steps(namespace: &str) -> impl Iterator<Item = &str> {
+    namespace.split(['\\', '/']).filter(|step| !step.is_empty())
 }
 
 impl fmt::Display for ObjectPath {
@@ -317,6 +327,7 @@ mod tests {
         }
         check(r#"\\HOST\root\virtualization\v2:C.K="v",N=5"#, r#"\\HOST\root\virtualization\v2:C.K="v",N=5"#);
         check(r#"\\.\root/virtualization/v2:C.K="v""#, r#"\\.\root\virtualization\v2:C.K="v""#);
+        check(r#"\\\\HOST\\root\\v2:C.K="v""#, r#"\\HOST\root\v2:C.K="v""#);
         check(r#"//HOST/root/cimv2:C.K='v'"#, r#"\\HOST\root\cimv2:C.K="v""#);
         check(r#"root\cimv2:C.K="a:b=c,d""#, r#"root\cimv2:C.K="a:b=c,d""#);
         check(r#"C.K="v""#, r#"C.K="v""#);

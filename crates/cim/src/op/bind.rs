@@ -165,7 +165,11 @@ fn check_reference(schema: &Schema, data_type: &DataType, path: &ObjectPath) -> 
     if schema.class(&path.class).is_none() {
         return Err(Error::invalid_class(&path.class));
     }
-    check_class(schema, data_type.reference_class.as_deref(), &path.class)
+    // A path may name a superclass of what it means; the provider finds the instance.
+    match &data_type.reference_class {
+        Some(expected) if schema.is_a(expected, &path.class) => Ok(()),
+        expected => check_class(schema, expected.as_deref(), &path.class),
+    }
 }
 
 /// Declarations may name a class outside of the schema; nothing can be said about those.
@@ -211,9 +215,10 @@ mod tests {
             class System { [Key] string Name; [Key] string Creator; string Caption; };
             class Settings { [Key] string InstanceID; uint16 Size; string Notes[]; [EmbeddedInstance("Settings")] string Inner; };
             class MoreSettings : Settings { boolean Extra; };
+            class SubSystem : System {};
             class Service {
                 uint32 Run(
-                    [In] System REF Target, [In, Out] string Name, [In] uint8 Level, [In] boolean Force,
+                    [In] SubSystem REF Target, [In, Out] string Name, [In] uint8 Level, [In] boolean Force,
                     [In] uint16 Wanted[], [In] datetime At, [In, EmbeddedInstance("Settings")] string Setting,
                     [In, EmbeddedInstance("Settings")] string All[], [In(false), Out] System REF Job);
             };"#;
@@ -311,7 +316,7 @@ mod tests {
         );
         check(
             [text("Target", "Settings.InstanceID=\"x\"")],
-            expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Target of method Run: Settings is not a System"],
+            expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Target of method Run: Settings is not a SubSystem"],
         );
         check(
             [text("Target", "Nothing.Name=\"x\"")],

@@ -375,8 +375,21 @@ mod tests {
                 let within = select.within_seconds.map_or(String::new(), |seconds| format!(" within {seconds}"));
                 format!("{:?} from {}{within}: {condition}", select.projection, select.class)
             }
-            Ok(Query::Associators(query)) => format!("{query:?}"),
-            Ok(Query::References(query)) => format!("{query:?}"),
+            Ok(Query::Associators(q)) => {
+                let through =
+                    [q.association_class, q.result_class, q.role, q.result_role].map(Option::unwrap_or_default);
+                format!(
+                    "associators of {} {through:?} keys {} classes {}",
+                    q.source, q.keys_only, q.class_definitions_only
+                )
+            }
+            Ok(Query::References(q)) => {
+                let through = [q.result_class, q.role].map(Option::unwrap_or_default);
+                format!(
+                    "references of {} {through:?} keys {} classes {}",
+                    q.source, q.keys_only, q.class_definitions_only
+                )
+            }
             Err(error) => error.to_string(),
         };
         expected.assert_eq(&shown);
@@ -428,11 +441,19 @@ mod tests {
     fn association_queries() {
         check(
             r#"associators of {Msvm_ComputerSystem.Name="a}b\\c",CreationClassName='Msvm_ComputerSystem'} where AssocClass = A resultClass=B Role=c RESULTROLE = d KeysOnly"#,
-            expect![[r#"Associators { source: ObjectPath { host: None, namespace: None, class: "Msvm_ComputerSystem", keys: [("Name", String("a}b\\c")), ("CreationClassName", String("Msvm_ComputerSystem"))], is_singleton: false }, association_class: Some("A"), result_class: Some("B"), role: Some("c"), result_role: Some("d"), keys_only: true, class_definitions_only: false }"#]],
+            expect![[
+                r#"associators of Msvm_ComputerSystem.Name="a}b\\c",CreationClassName="Msvm_ComputerSystem" ["A", "B", "c", "d"] keys true classes false"#
+            ]],
         );
-        check(r#"REFERENCES OF {\\H\root\v2:A.K='1'} WHERE ResultClass = B"#, expect![[r#"References { source: ObjectPath { host: Some("H"), namespace: Some("root\\v2"), class: "A", keys: [("K", String("1"))], is_singleton: false }, result_class: Some("B"), role: None, keys_only: false, class_definitions_only: false }"#]]);
-        check("associators of {A=@}", expect![[r#"Associators { source: ObjectPath { host: None, namespace: None, class: "A", keys: [], is_singleton: true }, association_class: None, result_class: None, role: None, result_role: None, keys_only: false, class_definitions_only: false }"#]]);
-        check("associators of {A.K='1'} where", expect![[r#"Associators { source: ObjectPath { host: None, namespace: None, class: "A", keys: [("K", String("1"))], is_singleton: false }, association_class: None, result_class: None, role: None, result_role: None, keys_only: false, class_definitions_only: false }"#]]);
+        check(
+            r#"REFERENCES OF {\\H\root\v2:A.K='1'} WHERE ResultClass = B"#,
+            expect![[r#"references of \\H\root\v2:A.K="1" ["B", ""] keys false classes false"#]],
+        );
+        check("associators of {A=@}", expect![[r#"associators of A=@ ["", "", "", ""] keys false classes false"#]]);
+        check(
+            "associators of {A.K='1'} where",
+            expect![[r#"associators of A.K="1" ["", "", "", ""] keys false classes false"#]],
+        );
     }
 
     #[test]
