@@ -204,14 +204,16 @@ impl Graph {
         chain
     }
 
-    /// Whether `upper` lies directly on `lower`.
-    pub fn is_backed_by(&self, upper: &Layer, lower: &Layer) -> bool {
-        self.chain(&upper.node()).get(1).is_some_and(|below| **below == lower.node())
+    /// The layers of the device that reads through this one, top first. Empty if no device does; the node may be there all the
+    /// same, left over or not yet used.
+    pub fn chain_of(&self, layer: &Layer) -> Vec<&str> {
+        let node = layer.node();
+        self.chains().into_iter().find(|chain| chain.contains(&node.as_str())).unwrap_or_default()
     }
 
-    /// Whether these overlays lie on their parents, which is to say that the switch has happened. They are switched together.
+    /// Whether devices read through these overlays, which is to say that the switch has happened. They are switched together.
     pub fn is_switched(&self, overlays: &[Overlay]) -> bool {
-        overlays.iter().any(|overlay| self.is_backed_by(&overlay.layer, &overlay.parent))
+        overlays.iter().any(|overlay| !self.chain_of(&overlay.layer).is_empty())
     }
 }
 
@@ -230,9 +232,11 @@ fn with_backing(layer: &Layer, read_only: bool, io: DiskIo, backing: Value) -> V
     let direct = io != DiskIo::Buffered;
     let cache = json!({ "direct": direct, "no-flush": false });
     let aio = if io == DiskIo::DirectIoUring { "io_uring" } else { "threads" };
+    // The file of a read-only layer is opened for reading, and QEMU opens it for writing as long as a job writes down into it.
+    // With a plain `read-only` such a job is refused ("Block node is read-only").
     let file = json!({
         "driver": "file", "node-name": file_node_name(layer.id), "filename": path_text(&layer.path),
-        "read-only": read_only, "auto-read-only": false, "discard": "unmap", "cache": cache, "aio": aio,
+        "read-only": false, "auto-read-only": read_only, "discard": "unmap", "cache": cache, "aio": aio,
     });
     let mut node = json!({
         "driver": layer.format.driver(), "node-name": layer.node(), "file": file,

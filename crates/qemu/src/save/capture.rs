@@ -194,9 +194,21 @@ impl Job {
         })
     }
 
-    fn configure(self: Box<Self>, now: Now) -> Next {
+    fn configure(mut self: Box<Self>, now: Now) -> Next {
         let commands = migration::configure(&self.abilities, self.method, self.direct_io);
-        execute_all_or_fail(self, commands, now, |job, _| job.hand_over_files())
+        migration::execute_all(commands, now, |result, now| match result {
+            Ok(()) => self.hand_over_files(),
+            // The capability is always listed; that host or memory do not allow it shows only when it is set.
+            Err(CommandError::Refused { refusal, .. })
+                if self.method == Method::Background && self.policy.only.is_none() =>
+            {
+                self.method = Method::Stopped;
+                self.policy.background = false;
+                self.reason = Some(refusal.desc);
+                self.configure(now)
+            }
+            Err(error) => self.fail(error, now),
+        })
     }
 
     fn hand_over_files(self: Box<Self>) -> Next {

@@ -158,26 +158,35 @@ pub(crate) fn remove_files() -> Command {
     Command::new("remove-fd").arg("fdset-id", FDSET)
 }
 
-/// Starts writing to our files. QEMU refuses for some milliseconds after an earlier migration ("yank instance"), and has
-/// to be told to forget the attempt.
+/// Starts writing to our files. After a background snapshot has completed, QEMU still cleans up for some hundred
+/// milliseconds; a `migrate` within them is refused ("duplicate yank instance") and leaves QEMU in a state that only a cancel
+/// ends. `query-yank` tells when it is over.
 pub(crate) fn start<O: 'static>(
     now: Now,
     then: impl FnOnce(Result<(), CommandError>, Now) -> Step<O> + Send + 'static,
 ) -> Step<O> {
-    start_until(now.micros + PATIENCE_US, then)
+    start_when_clean(now.micros + PATIENCE_US, then)
 }
 
-fn start_until<O: 'static>(
+fn start_when_clean<O: 'static>(
     deadline: Micros,
     then: impl FnOnce(Result<(), CommandError>, Now) -> Step<O> + Send + 'static,
 ) -> Step<O> {
-    let command = Command::new("migrate").arg("uri", format!("file:/dev/fdset/{FDSET}"));
-    execute(command, move |reply, now| match reply {
-        Err(error) if says(&error, "yank") && now.micros < deadline => {
-            cancel(now, move |_, now| pause(now.micros + LOOK_US, move |_| start_until(deadline, then)))
+    execute(Command::new("query-yank"), move |reply, now| match reply {
+        Err(error) => then(Err(error), now),
+        Ok(instances) if mentions_migration(&instances) && now.micros < deadline => {
+            pause(now.micros + LOOK_US, move |_| start_when_clean(deadline, then))
         }
-        reply => then(reply.map(drop), now),
+        Ok(_) => {
+            let command = Command::new("migrate").arg("uri", format!("file:/dev/fdset/{FDSET}"));
+            execute(command, |reply, now| then(reply.map(drop), now))
+        }
     })
+}
+
+fn mentions_migration(instances: &Value) -> bool {
+    let mut types = instances.as_array().into_iter().flatten().filter_map(|instance| instance.get("type"));
+    types.any(|kind| kind == "migration")
 }
 
 /// Ends a migration that may be going on, and waits until QEMU says it is over. Disks and guest are then as QEMU leaves them.
