@@ -11,6 +11,9 @@ use crate::ns;
 use cim::Status;
 use cim::xml::{Writer, XmlError};
 
+/// Characters of a reason. Reasons quote what was asked, which may be anything, and stand in a fault twice or three times.
+const MAX_REASON: usize = 1_000;
+
 /// A request that cannot be answered as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -201,6 +204,7 @@ impl Fault {
     /// Writes the `s:Fault` element; the prefixes `s a w n` must be declared around it.
     pub(crate) fn write(&self, w: &mut Writer, host: &str) {
         let row = self.kind.row();
+        let reason: String = self.reason.chars().take(MAX_REASON).collect();
         w.element("s:Fault", |w| {
             w.element("s:Code", |w| {
                 w.leaf("s:Value", row.code);
@@ -211,14 +215,14 @@ impl Fault {
             w.element("s:Reason", |w| {
                 w.open("s:Text");
                 w.attribute("xml:lang", "en-US");
-                w.text(&self.reason);
+                w.text(&reason);
                 w.close();
             });
-            w.element("s:Detail", |w| self.write_detail(w, &row, host));
+            w.element("s:Detail", |w| self.write_detail(w, &row, host, &reason));
         });
     }
 
-    fn write_detail(&self, w: &mut Writer, row: &Row, host: &str) {
+    fn write_detail(&self, w: &mut Writer, row: &Row, host: &str, reason: &str) {
         if !row.detail.is_empty() {
             let base = ns::WSMAN.trim_end_matches(".xsd");
             w.leaf("w:FaultDetail", &format!("{base}/faultDetail/{}", row.detail));
@@ -227,7 +231,7 @@ impl Fault {
             w.attribute("xmlns:f", ns::WSMAN_FAULT);
             w.attribute("Code", &row.wsman_code.to_string());
             w.attribute("Machine", host);
-            w.leaf("f:Message", &self.reason);
+            w.leaf("f:Message", reason);
         });
         let Some(status) = self.status else { return };
         w.element("p:MSFT_WmiError", |w| {
@@ -235,7 +239,7 @@ impl Fault {
             w.attribute("xmlns:b", ns::CIM_BINDING);
             w.attribute("b:IsCIM_Error", "true");
             w.leaf("p:CIMStatusCode", &status.cim_code().to_string());
-            w.leaf("p:Message", &self.reason);
+            w.leaf("p:Message", reason);
             w.leaf("p:MessageID", &format!("HRESULT 0x{:08x}", status.wmi_code()));
             w.leaf("p:error_Code", &status.wmi_code().to_string());
             w.leaf("p:error_Type", "HRESULT");

@@ -155,7 +155,7 @@ impl Server {
     }
 
     /// The reply to a request whose time is over. What it asked for may still happen.
-    pub fn time_out(&self, continuation: &Continuation) -> HttpReply {
+    pub fn time_out(&self, continuation: Continuation) -> HttpReply {
         let seconds = continuation.timeout.as_secs();
         let reason = format!("the operation did not finish within {seconds} s; it may still do so");
         self.refuse(&continuation.head, &Fault::new(Kind::TimedOut, reason))

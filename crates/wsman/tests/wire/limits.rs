@@ -1,0 +1,538 @@
+//! What is refused, and with which of the many codes.
+
+use crate::toy::{Lab, corpus};
+use cim::xml::{self, Element};
+use expect_test::{Expect, expect};
+use std::time::Duration;
+use wsman::enumeration::{IDLE_LIMIT, MAX_PER_PRINCIPAL};
+use wsman::{Step, ns};
+
+/// Sends a request of the corpus in which one piece of text is replaced, and shows the fault in one line, or `ok`.
+fn check(request: &str, from: &str, to: &str, expected: Expect) {
+    let text = corpus(request);
+    assert!(text.contains(from), "{request} does not contain {from}");
+    expected.assert_eq(&refusal(&mut Lab::new(), "application/soap+xml", text.replacen(from, to, 1).as_bytes()));
+}
+
+/// Status, subcode, WinRM's number, WMI's number if there is one, fault detail if there is one, reason.
+fn refusal(lab: &mut Lab, content_type: &str, body: &[u8]) -> String {
+    let (_, reply) = lab.exchange(content_type, body);
+    let root = xml::parse(std::str::from_utf8(&reply.body).unwrap()).unwrap();
+    let texts = |name: &str| find(&root, name).map(Element::trimmed_text).unwrap_or_default();
+    let Some(fault) = find(&root, "Fault") else { return "ok".to_owned() };
+    assert_eq!(reply.status, 500);
+    let code = find(fault, "Subcode").map_or_else(|| texts("Value"), Element::deep_text);
+    let number = find(fault, "WSManFault").and_then(|fault| fault.attribute("", "Code")).unwrap_or_default();
+    let detail = texts("FaultDetail");
+    let detail = detail.rsplit('/').next().unwrap_or_default();
+    [code.as_str(), number, &texts("error_Code"), detail, &texts("Text")].map(str::trim).join(" | ")
+}
+
+trait DeepText {
+    fn deep_text(&self) -> String;
+}
+
+impl DeepText for Element {
+    fn deep_text(&self) -> String {
+        self.elements().map(Element::deep_text).fold(self.trimmed_text(), |all, one| all + &one)
+    }
+}
+
+fn find<'a>(element: &'a Element, name: &str) -> Option<&'a Element> {
+    if element.name == name { Some(element) } else { element.elements().find_map(|child| find(child, name)) }
+}
+
+#[test]
+fn what_is_no_envelope() {
+    let mut lab = Lab::new();
+    let mut check = |content_type: &str, body: &[u8], expected: Expect| {
+        expected.assert_eq(&refusal(&mut lab, content_type, body));
+    };
+    check(
+        "application/soap+xml",
+        b"",
+        expect![
+            "w:SchemaValidationError | 2150858817 |  |  | the XML document is malformed at byte 0: there is no element"
+        ],
+    );
+    check(
+        "application/soap+xml",
+        b"hello",
+        expect![
+            "w:SchemaValidationError | 2150858817 |  |  | the XML document is malformed at byte 0: there is text outside of the outermost element"
+        ],
+    );
+    check(
+        "text/html",
+        b"<html/>",
+        expect![[r#"w:UnsupportedFeature | 2150858869 |  |  | content type "text/html" is not application/soap+xml"#]],
+    );
+    check(
+        "application/soap+xml;charset=utf-7",
+        b"<a/>",
+        expect![[
+            r#"w:EncodingLimit | 2150858828 |  | CharacterSet | character set "utf-7" is not supported; send UTF-8 or UTF-16"#
+        ]],
+    );
+    check(
+        "application/soap+xml",
+        b"<a/>",
+        expect!["w:SchemaValidationError | 2150858817 |  |  | the outermost element is a, not a SOAP envelope"],
+    );
+    check(
+        "application/soap+xml",
+        b"<Envelope xmlns='http://schemas.xmlsoap.org/soap/envelope/'/>",
+        expect!["s:VersionMismatch | 2150858765 |  |  | the envelope is not SOAP 1.2"],
+    );
+    check(
+        "application/soap+xml",
+        format!("<Envelope xmlns='{}'/>", ns::SOAP).as_bytes(),
+        expect!["w:SchemaValidationError | 2150858817 |  |  | the envelope has no body"],
+    );
+    check(
+        "application/soap+xml",
+        format!("<Envelope xmlns='{}'><Body/></Envelope>", ns::SOAP).as_bytes(),
+        expect!["a:MessageInformationHeaderRequired | 2150858769 |  |  | the request has no a:Action"],
+    );
+    check(
+        "application/soap+xml",
+        b"<!DOCTYPE a [<!ENTITY x 'y'>]><a>&x;</a>",
+        expect!["w:SchemaValidationError | 2150858817 |  |  | document type declarations are not accepted"],
+    );
+    check(
+        "application/soap+xml",
+        "<a>".repeat(100).as_bytes(),
+        expect![
+            "w:EncodingLimit | 2150858825 |  | ServiceEnvelopeLimit | the XML document is nested deeper than 32 elements"
+        ],
+    );
+    check(
+        "application/soap+xml",
+        &vec![b' '; 600_000],
+        expect![
+            "w:EncodingLimit | 2150858825 |  | ServiceEnvelopeLimit | the request has 600000 bytes, 512000 are accepted"
+        ],
+    );
+}
+
+#[test]
+fn headers() {
+    check(
+        "pypsrp-get",
+        "transfer/Get",
+        "transfer/Got",
+        expect![
+            "a:ActionNotSupported | 2150858771 |  |  | action http://schemas.xmlsoap.org/ws/2004/09/transfer/Got is not supported"
+        ],
+    );
+    check("pypsrp-get", "wsman:MaxEnvelopeSize", "wsman:MaxEnvelopeSize", expect!["ok"]);
+    check(
+        "pypsrp-get",
+        ">153600<",
+        ">8191<",
+        expect![
+            "w:EncodingLimit | 2150858878 |  | MinimumEnvelopeLimit | MaxEnvelopeSize 8191 is less than the 8192 bytes a client must take"
+        ],
+    );
+    check(
+        "pypsrp-get",
+        ">153600<",
+        ">large<",
+        expect![[r#"a:InvalidMessageInformationHeader | 2150858767 |  |  | MaxEnvelopeSize "large" is not a number"#]],
+    );
+    check(
+        "pypsrp-get",
+        "PT20S",
+        "20",
+        expect![[
+            r#"w:SchemaValidationError | 2150858881 |  |  | OperationTimeout "20" is not a duration such as PT60S"#
+        ]],
+    );
+    check(
+        "pypsrp-get",
+        "PT20S",
+        "00000000000020.000000:000",
+        expect![[
+            r#"w:SchemaValidationError | 2150858881 |  |  | OperationTimeout "00000000000020.000000:000" is not a duration such as PT60S"#
+        ]],
+    );
+    check(
+        "pypsrp-get",
+        "Locale s:mustUnderstand=\"false\"",
+        "Locale s:mustUnderstand=\"1\"",
+        expect!["s:MustUnderstand | 2150858768 |  |  | header DataLocale is not understood"],
+    );
+    check(
+        "pypsrp-get",
+        "wsman:Locale s:mustUnderstand=\"false\"",
+        "wsman:Locale s:mustUnderstand=\"true\"",
+        expect![
+            "w:UnsupportedFeature | 2150858887 |  | Locale | messages are in English only; do not insist on a locale"
+        ],
+    );
+    check(
+        "pypsrp-get",
+        "SessionId s:mustUnderstand=\"false\"",
+        "SessionId s:mustUnderstand=\"true\"",
+        expect!["s:MustUnderstand | 2150858768 |  |  | header SessionId is not understood"],
+    );
+    check(
+        "pypsrp-get",
+        "role/anonymous",
+        "role/none",
+        expect![
+            "w:UnsupportedFeature | 2150858870 |  | AddressingMode | replies go back on the connection; ReplyTo must be anonymous"
+        ],
+    );
+    check(
+        "gow-invoke-nested",
+        "<w:OptionSet/>",
+        "<w:OptionSet><w:Option Name='New' MustComply='true'/></w:OptionSet>",
+        expect!["w:InvalidOptions | 2150858833 |  | NotSupported | option New must be complied with and is not known"],
+    );
+    check("gow-invoke-nested", "<w:OptionSet/>", "<w:OptionSet><w:Option Name='New'/></w:OptionSet>", expect!["ok"]);
+    check(
+        "gow-invoke-nested",
+        "<w:OptionSet/>",
+        &format!("<w:OptionSet>{}</w:OptionSet>", "<w:Option/>".repeat(65)),
+        expect!["w:EncodingLimit | 2150858827 |  | OptionLimit | there are more than 64 options"],
+    );
+    check(
+        "gow-invoke-nested",
+        "<w:OptionSet/>",
+        &"<w:X/>".repeat(65),
+        expect!["w:EncodingLimit | 2150858825 |  | ServiceEnvelopeLimit | there are more than 64 headers"],
+    );
+    check(
+        "gow-invoke-nested",
+        "<w:OptionSet/>",
+        "<a:Action>b</a:Action>",
+        expect!["a:InvalidMessageInformationHeader | 2150858767 |  |  | header Action is given twice"],
+    );
+    check(
+        "openwsman-put",
+        "</w:SelectorSet>",
+        "</w:SelectorSet><w:FragmentTransfer>x</w:FragmentTransfer>",
+        expect!["w:UnsupportedFeature | 2150858871 |  | FragmentLevelAccess | fragments can only be read, with Get"],
+    );
+}
+
+#[test]
+fn addresses() {
+    check(
+        "pypsrp-get",
+        "v2/toy_machine",
+        "v2/Toy_Nothing",
+        expect![
+            "a:DestinationUnreachable | 2150858752 | 2147749904 | ResourceNotFound | there is no class Toy_Nothing in this namespace"
+        ],
+    );
+    check(
+        "pypsrp-get",
+        "v2/toy_machine",
+        "v2/*",
+        expect![
+            "a:DestinationUnreachable | 2150858811 |  | InvalidResourceURI | the resource URI names all classes, Get needs one"
+        ],
+    );
+    check(
+        "pypsrp-get",
+        "root/virtualization/v2/toy",
+        "root/virtualization/toy",
+        expect![[
+            r#"a:DestinationUnreachable | 2150858752 | 2147749902 | ResourceNotFound | there is no namespace root\virtualization"#
+        ]],
+    );
+    check(
+        "pypsrp-get",
+        "wmi/root/virtualization/v2/toy_machine",
+        "config",
+        expect![
+            "a:DestinationUnreachable | 2150858811 |  | InvalidResourceURI | resource URI http://schemas.microsoft.com/wbem/wsman/1/config names no class that is served here"
+        ],
+    );
+    check(
+        "pypsrp-get",
+        ">A1<",
+        ">C3<",
+        expect![[
+            r#"a:DestinationUnreachable | 2150858752 | 2147749890 | ResourceNotFound | root\virtualization\v2:toy_machine.name="C3" does not exist"#
+        ]],
+    );
+    check(
+        "pypsrp-get",
+        "<wsman:Selector Name=\"name\">A1</wsman:Selector>",
+        "",
+        expect![
+            "w:InvalidSelectors | 2150858813 | 2147749896 | InsufficientSelectors | the selectors fit several instances; give all keys"
+        ],
+    );
+    check(
+        "pypsrp-get",
+        "Name=\"name\">A1",
+        "Name=\"__cimnamespace\">root/cimv2",
+        expect![[
+            r#"w:InvalidSelectors | 2150858813 |  | InsufficientSelectors | the resource URI names namespace root\virtualization\v2, the selector __cimnamespace root/cimv2"#
+        ]],
+    );
+    check(
+        "pypsrp-get",
+        "Name=\"name\"",
+        "Nom=\"name\"",
+        expect!["w:InvalidSelectors | 2150858813 |  | InsufficientSelectors | a selector has no name"],
+    );
+    check(
+        "pypsrp-get",
+        "</wsman:SelectorSet>",
+        "<wsman:Selector Name=\"NAME\"/></wsman:SelectorSet>",
+        expect!["w:InvalidSelectors | 2150858813 |  | InsufficientSelectors | selector NAME is given twice"],
+    );
+    let many: String = (0..70).map(|i| format!("<wsman:Selector Name=\"k{i}\"/>")).collect();
+    check(
+        "pypsrp-get",
+        "</wsman:SelectorSet>",
+        &format!("{many}</wsman:SelectorSet>"),
+        expect!["w:EncodingLimit | 2150858826 |  | SelectorLimit | there are more than 64 selectors"],
+    );
+}
+
+#[test]
+fn filters() {
+    check(
+        "virsh-enumerate",
+        "SELECT * FROM",
+        "SELECT FROM",
+        expect![
+            "n:CannotProcessFilter | 2150858778 | 2147749911 |  | the query is wrong at byte 7: expected * or the name of a property"
+        ],
+    );
+    check(
+        "virsh-enumerate",
+        "FROM Toy_Machine",
+        "FROM Toy_Nothing",
+        expect![
+            "a:DestinationUnreachable | 2150858752 | 2147749904 | ResourceNotFound | there is no class Toy_Nothing in this namespace"
+        ],
+    );
+    check(
+        "virsh-enumerate",
+        "ElementName !=",
+        "Elements !=",
+        expect!["n:CannotProcessFilter | 2150858778 | 2147749911 |  | class Toy_Machine has no property Elements"],
+    );
+    check(
+        "virsh-enumerate",
+        "wsman/1/WQL",
+        "wsman/1/CQL",
+        expect![[
+            r#"n:FilterDialectRequestedUnavailable | 2150858777 |  |  | filter dialect "http://schemas.microsoft.com/wbem/wsman/1/CQL" is not supported; use WQL"#
+        ]],
+    );
+    check(
+        "virsh-enumerate",
+        "root/virtualization/v2",
+        "root/virtualization",
+        expect![[
+            r#"a:DestinationUnreachable | 2150858752 | 2147749902 | ResourceNotFound | there is no namespace root\virtualization"#
+        ]],
+    );
+    check(
+        "openwsman-enumerate-optimized",
+        "cim-schema/2/Toy_Machine",
+        "cim-schema/2/*",
+        expect![
+            "n:CannotProcessFilter | 2150858831 |  |  | an enumeration of all classes needs a filter that names one"
+        ],
+    );
+    check("openwsman-enumerate-optimized", ">32000<", ">4294967295<", expect!["ok"]);
+    check(
+        "openwsman-enumerate-optimized",
+        ">32000<",
+        ">0<",
+        expect![[r#"w:SchemaValidationError | 2150858817 |  |  | MaxElements "0" is not a positive number"#]],
+    );
+    check("openwsman-associators", "<b:Object>", "<b:Other/><b:Object>", expect!["ok"]);
+    check(
+        "openwsman-associators",
+        "AssociatedInstances>\n          <b:Object>",
+        "AssociatedInstances>\n          <b:Objects/><b:Object>",
+        expect!["ok"],
+    );
+    check(
+        "openwsman-associators",
+        ">a1<",
+        ">c3<",
+        expect![[
+            r#"a:DestinationUnreachable | 2150858752 | 2147749890 | ResourceNotFound | root\virtualization\v2:Toy_Machine.Name="c3" does not exist"#
+        ]],
+    );
+    check(
+        "java-associators-wql",
+        "EnumerateObjectAndEPR",
+        "EnumerateNothing",
+        expect![
+            "w:UnsupportedFeature | 2150858886 |  | EnumerationMode | enumeration mode EnumerateNothing is not supported"
+        ],
+    );
+    check(
+        "java-associators-wql",
+        "WHERE",
+        "WHERE ClassDefsOnly",
+        expect![
+            "a:ActionNotSupported | 2150858771 | 2147749900 |  | a query for class definitions (ClassDefsOnly) is not supported"
+        ],
+    );
+}
+
+#[test]
+fn methods_and_fragments() {
+    check(
+        "virsh-invoke-embedded",
+        "Toy_Service/Define",
+        "Toy_Service/Undefine",
+        expect!["w:SchemaValidationError | 2150858817 |  |  | the body holds Define_INPUT, not Undefine_INPUT"],
+    );
+    check(
+        "gow-invoke-nested",
+        "Toy_Service/define",
+        "Toy_Service/undefine",
+        expect!["w:SchemaValidationError | 2150858817 |  |  | the body holds Define_INPUT, not undefine_INPUT"],
+    );
+    check(
+        "gow-invoke-nested",
+        "Toy_Service/define",
+        "Toy_Machine/define",
+        expect![
+            "a:ActionNotSupported | 2150858771 |  |  | the action names class Toy_Machine, the resource URI class Toy_Service"
+        ],
+    );
+    check(
+        "gow-invoke-nested",
+        "<p:Force>TRUE",
+        "<p:Force>maybe",
+        expect![[
+            r#"w:InvalidParameter | 2150858810 | 2147749935 |  | parameter Force of method Define: "maybe" is not a value of type boolean"#
+        ]],
+    );
+    check(
+        "get-fragment",
+        "p:Statuses",
+        "p:Statutes",
+        expect!["w:CannotProcessFilter | 2150858899 |  |  | class Toy_Machine has no property Statutes"],
+    );
+    check(
+        "get-fragment",
+        "p:Statuses",
+        "p:Statuses[2]",
+        expect![
+            "w:UnsupportedFeature | 2150858871 |  | FragmentLevelAccess | a fragment must be the name of a property, alone or at the end of a path"
+        ],
+    );
+    check(
+        "virsh-pull",
+        "@CONTEXT@",
+        "uuid:00000000-0000-4000-8000-000000000000",
+        expect![
+            "n:InvalidEnumerationContext | 2150858779 |  |  | the enumeration is unknown, finished or expired; enumerate again"
+        ],
+    );
+    check(
+        "virsh-pull",
+        "wsen:EnumerationContext>",
+        "wsen:Context>",
+        expect![
+            "w:SchemaValidationError | 2150858817 |  |  | the XML document is malformed at byte 935: ill-formed document: expected `</wsen:Context>`, but `</wsen:EnumerationContext>` was found"
+        ],
+    );
+}
+
+/// Begins an enumeration and gives its context.
+fn begin(lab: &mut Lab) -> String {
+    let told = lab.tell(&corpus("virtwho-enumerate-projection"));
+    let (_, rest) = told.split_once("<n:EnumerationContext>").unwrap();
+    rest.split('<').next().unwrap().to_owned()
+}
+
+fn pull(lab: &mut Lab, context: &str) -> String {
+    refusal(lab, "", corpus("virsh-pull").replace("@CONTEXT@", context).as_bytes())
+}
+
+#[test]
+fn an_enumeration_belongs_to_who_began_it_and_does_not_live_for_ever() {
+    let mut lab = Lab::new();
+    let context = begin(&mut lab);
+    lab.principal = "mallory";
+    let refused = pull(&mut lab, &context);
+    assert!(refused.contains("n:InvalidEnumerationContext"), "{refused}");
+    lab.principal = "alice";
+    lab.now = IDLE_LIMIT - Duration::from_secs(1);
+    assert_eq!(pull(&mut lab, &context), "ok");
+
+    let context = begin(&mut lab);
+    lab.now += IDLE_LIMIT;
+    assert!(pull(&mut lab, &context).contains("n:InvalidEnumerationContext"));
+}
+
+#[test]
+fn too_many_enumerations_push_out_the_idlest_of_the_same_principal() {
+    let mut lab = Lab::new();
+    lab.principal = "bob";
+    let others = begin(&mut lab);
+    lab.principal = "alice";
+    let mut contexts = Vec::new();
+    for _ in 0..=MAX_PER_PRINCIPAL {
+        lab.now += Duration::from_millis(1);
+        contexts.push(begin(&mut lab));
+    }
+    assert!(pull(&mut lab, &contexts[0]).contains("n:InvalidEnumerationContext"));
+    assert_eq!(pull(&mut lab, &contexts[1]), "ok");
+    assert_eq!(pull(&mut lab, &contexts[MAX_PER_PRINCIPAL]), "ok");
+    lab.principal = "bob";
+    assert_eq!(pull(&mut lab, &others), "ok");
+}
+
+#[test]
+fn a_reply_stays_below_what_the_client_accepts() {
+    let long = "x".repeat(5_000);
+    for (limit, expected) in [(8192_usize, 1_usize), (20_000, 3), (512_000, 10)] {
+        let mut lab = Lab::new();
+        lab.toy.multiply_service(10, &long);
+        let request = corpus("openwsman-enumerate-optimized")
+            .replace("<w:RequestTotalItemsCountEstimate/>", &format!("<w:MaxEnvelopeSize>{limit}</w:MaxEnvelopeSize>"))
+            .replace("Toy_Machine", "Toy_Service");
+        let (_, reply) = lab.exchange("", request.as_bytes());
+        assert_eq!(reply.status, 200);
+        assert!(reply.body.len() <= limit, "{} bytes", reply.body.len());
+        let text = String::from_utf8(reply.body).unwrap();
+        assert_eq!(text.matches("<p:Toy_Service ").count(), expected, "with room for {limit} bytes");
+        assert_eq!(text.contains("EndOfSequence"), limit == 512_000);
+    }
+}
+
+#[test]
+fn what_can_never_fit_is_a_fault() {
+    let mut lab = Lab::new();
+    lab.toy.multiply_service(1, &"x".repeat(9_000));
+    let small = "<w:MaxEnvelopeSize>8192</w:MaxEnvelopeSize>";
+    let enumerate = corpus("openwsman-enumerate-optimized")
+        .replace("<w:RequestTotalItemsCountEstimate/>", small)
+        .replace("Toy_Machine", "Toy_Service");
+    expect!["w:EncodingLimit | 2150858824 |  | MaxEnvelopeSizeExceeded | one row takes 9349 bytes, the envelope has room for 7390"].assert_eq(&refusal(&mut lab, "", enumerate.as_bytes()));
+    let get = corpus("gow-get-singleton").replace("512000", "8192");
+    expect!["w:EncodingLimit | 2150858824 |  | MaxEnvelopeSizeExceeded | the reply takes 10022 bytes, the client accepts 8192"].assert_eq(&refusal(&mut lab, "", get.as_bytes()));
+}
+
+#[test]
+fn time_runs_out_with_its_own_fault() {
+    let mut lab = Lab::new();
+    let request = corpus("pypsrp-get");
+    let incoming = wsman::Incoming { content_type: "", body: request.as_bytes(), principal: "alice" };
+    let moment = wsman::Moment { now: Duration::ZERO, entropy: [1; 32] };
+    let Step::Perform(_, continuation) = lab.server.handle(incoming, moment) else {
+        panic!("a Get needs the provider")
+    };
+    assert_eq!(continuation.timeout(), Duration::from_secs(20));
+    let reply = lab.server.time_out(continuation);
+    let text = String::from_utf8(reply.body).unwrap();
+    assert!(text.contains("w:TimedOut") && text.contains("2150858793") && reply.status == 500, "{text}");
+}

@@ -1,0 +1,10 @@
+//! The protocol machine tried with what clients really send, against a toy provider.
+//!
+//! The corpus holds one request per file, written after what each client's code sends. `server` shows what such a request means and what
+//! comes back, `limits` what is refused, `client` that our own two ends understand each other, `mutation` that nothing that arrives panics.
+
+mod client;
+mod limits;
+mod mutation;
+mod server;
+mod toy;
