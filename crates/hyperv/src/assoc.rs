@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use cim::{Instance, ObjectPath};
+use cim::Instance;
 use ledger::id::{SnapshotId, VmId};
 use ledger::job::{Job, JobKind};
 use ledger::state::State;
@@ -157,7 +157,7 @@ pub static ASSOCIATIONS: [Association; 13] = [
             _ => Vec::new(),
         },
         lefts: |state, object| match object {
-            Object::Job(id) => state.jobs.get(&id).map(|job| service_of(job)).into_iter().collect(),
+            Object::Job(id) => state.jobs.get(&id).map(service_of).into_iter().collect(),
             _ => Vec::new(),
         },
     },
@@ -216,12 +216,7 @@ pub fn links_of(state: &State, object: Object) -> Vec<(Link, bool)> {
 }
 
 impl Link {
-    /// The path: both references are its keys.
-    pub fn path(&self, view: &View) -> ObjectPath {
-        self.instance(view).path(&view.host.name, view.namespaces.virtualization().namespace())
-    }
-
-    /// The instance.
+    /// The instance; both references are its keys.
     pub fn instance(&self, view: &View) -> Instance {
         let instance = blank(view, self.association.class)
             .with(self.association.left, self.left.reference(view))

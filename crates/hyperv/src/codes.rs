@@ -36,6 +36,8 @@ pub const OUT_OF_MEMORY: u32 = 32778;
 
 /// `Msvm_ConcreteJob.RequestStateChange`: the job does not support this change.
 pub const JOB_NOT_SUPPORTED: u32 = 1;
+/// The same: it did not work.
+pub const JOB_FAILED: u32 = 4;
 /// The same: the number names no change.
 pub const JOB_INVALID_PARAMETER: u32 = 5;
 /// The same: the job has ended.
@@ -66,6 +68,16 @@ pub fn error_code(kind: Kind) -> u32 {
     }
 }
 
+/// The return value when `Msvm_ConcreteJob.RequestStateChange` is refused: this method has numbers of its own.
+pub fn job_control_refusal(kind: Kind) -> u32 {
+    match kind {
+        Kind::InvalidParameter => JOB_INVALID_PARAMETER,
+        Kind::NotSupported => JOB_NOT_SUPPORTED,
+        Kind::InvalidState | Kind::NotFound => JOB_INVALID_TRANSITION,
+        _ => JOB_FAILED,
+    }
+}
+
 /// The failure as an error of WMI, for clients that want words instead of a return value.
 pub fn status(kind: Kind) -> Status {
     match kind {
@@ -85,10 +97,12 @@ pub fn status(kind: Kind) -> Status {
     }
 }
 
-/// How a method says that it is not supported: in the family its own declaration lists.
+/// How a method says that it is not supported: in the family its own declaration lists. Those that list nothing are
+/// CIM's own.
 pub fn not_supported(method: &Method) -> u32 {
-    let lists = |number: &str| method.qualifiers.texts("ValueMap").any(|value| value == number);
-    if !lists("32770") && lists("1") { CIM_NOT_SUPPORTED } else { NOT_SUPPORTED }
+    let numbers: Vec<&str> = method.qualifiers.texts("ValueMap").collect();
+    let is_cim = !numbers.contains(&"32770") && (numbers.is_empty() || numbers.contains(&"1"));
+    if is_cim { CIM_NOT_SUPPORTED } else { NOT_SUPPORTED }
 }
 
 /// `JobType`.

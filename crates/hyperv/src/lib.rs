@@ -16,8 +16,6 @@
 //! Reading order: [`object`] (what can be named, and how), [`class`] (one file for each class: which property says
 //! what), [`assoc`] (which objects are connected), [`read`] (queries), [`invoke`] (methods), [`codes`] (the numbers).
 
-#![expect(dead_code, reason = "the methods that use the rest are the next commit")]
-
 pub mod assoc;
 pub mod class;
 pub mod codes;

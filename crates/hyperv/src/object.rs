@@ -101,7 +101,7 @@ impl Owner {
     }
 
     /// Who has settings of this GUID.
-    fn of_guid(state: &State, guid: Uuid) -> Option<Self> {
+    pub fn of_guid(state: &State, guid: Uuid) -> Option<Self> {
         if state.vms.contains_key(&VmId(guid)) {
             return Some(Owner::Vm(VmId(guid)));
         }
@@ -219,16 +219,20 @@ impl Object {
                 let (guid, device) = split_settings_id(id)?;
                 device.eq_ignore_ascii_case(SHUTDOWN).then_some(Object::Shutdown(VmId(guid)))
             }
-            _ => {
-                let (guid, device) = split_settings_id(id)?;
-                let owner = Owner::of_guid(state, guid)?;
-                match device {
-                    "" => Some(Object::Settings(owner)),
-                    device => Device::parse(device).map(|device| Object::Resource(owner, device)),
-                }
-            }
+            _ => Self::by_instance_id(state, id),
         }?;
         (found.class() == class && cim::case::eq(&found.id(host), id) && found.exists(state)).then_some(found)
+    }
+
+    /// The settings or the resource of this instance id, if the state has them.
+    pub fn by_instance_id(state: &State, id: &str) -> Option<Self> {
+        let (guid, device) = split_settings_id(id)?;
+        let owner = Owner::of_guid(state, guid)?;
+        let found = match device {
+            "" => Object::Settings(owner),
+            device => Object::Resource(owner, Device::parse(device)?),
+        };
+        found.exists(state).then_some(found)
     }
 
     /// Whether the state has it.

@@ -14,10 +14,6 @@ use crate::view::View;
 pub const USER: &str = "user";
 /// The class that a connection's host resource is a path of.
 pub const SWITCH: &str = "Msvm_VirtualEthernetSwitch";
-/// `ResourceType` of an adapter.
-pub const TYPE_ADAPTER: u16 = 10;
-/// `ResourceType` of a connection.
-pub const TYPE_CONNECTION: u16 = 33;
 
 /// An adapter.
 pub fn adapter(fresh: Instance, nic: &Nic) -> Instance {

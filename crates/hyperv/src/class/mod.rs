@@ -18,6 +18,7 @@ use cim::{CimType, Instance, Value};
 use ledger::vm::Settings;
 
 pub use error::error;
+pub use ethernet::{SWITCH, USER as NETWORK_USER};
 pub use setting_data::{SUBTYPE_1, SUBTYPE_2, snapshot_kind, user_snapshot_type};
 
 use crate::object::{Device, Object, Owner};

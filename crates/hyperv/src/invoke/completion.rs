@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cim::op::MethodResult;
-use cim::{Error, ObjectPath, Status, Value};
+use cim::{Error, ObjectPath, Value};
 use ledger::failure::{Failure, Kind};
 use ledger::id::{JobId, VmId};
 use ledger::job::JobState;
@@ -30,17 +30,29 @@ pub struct Completion {
     /// Whether the call answers when its jobs have ended, because clients expect the result in the answer. If a job has
     /// not ended when the caller's patience has, `finish` answers with the job as if this were `false`.
     pub wait_for_job: bool,
-    pub(crate) namer: Namer,
-    pub(crate) result: ResultKind,
+    namer: Namer,
+    result: ResultKind,
+    family: Family,
+}
+
+/// Which numbers refusals have, and what a method can say of success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    /// Nearly all methods: a job is named in the answer.
+    Msvm,
+    /// Methods without a job among their outputs.
+    Accepted,
+    /// `Msvm_ConcreteJob.RequestStateChange`.
+    JobControl,
 }
 
 /// Writes paths after the view is gone.
 #[derive(Clone)]
-pub(crate) struct Namer(pub(crate) View);
+struct Namer(View);
 
 /// The output parameter that names what came into being.
 #[derive(Clone, Debug)]
-pub(crate) enum ResultKind {
+enum ResultKind {
     /// Only the job.
     None,
     /// An output that stays NULL while the job runs: `ResultingSnapshot`.
@@ -89,6 +101,41 @@ impl Outcome {
 }
 
 impl Completion {
+    /// Answers with the job as soon as it has started.
+    pub(crate) fn job(view: &View) -> Self {
+        Self { wait_for_job: false, namer: Namer(view.clone()), result: ResultKind::None, family: Family::Msvm }
+    }
+
+    /// Answers that the request was accepted.
+    pub(crate) fn accepted(view: &View) -> Self {
+        Self { family: Family::Accepted, ..Self::job(view) }
+    }
+
+    /// Answers as the control of jobs does.
+    pub(crate) fn of_job_control(view: &View) -> Self {
+        Self { family: Family::JobControl, ..Self::job(view) }
+    }
+
+    /// Answers when the jobs have ended.
+    pub(crate) fn awaited(self) -> Self {
+        Self { wait_for_job: true, ..self }
+    }
+
+    /// Declares an output that is NULL as long as the job runs.
+    pub(crate) fn with_pending(self, output: &'static str) -> Self {
+        Self { result: ResultKind::Pending(output), ..self }
+    }
+
+    /// Names the new machine.
+    pub(crate) fn with_system(self) -> Self {
+        Self { result: ResultKind::System, ..self }
+    }
+
+    /// Names resources, one for each request.
+    pub(crate) fn with_resources(self, resources: Vec<Resulting>) -> Self {
+        Self { result: ResultKind::Resources(resources), ..self }
+    }
+
     /// The outcome, from the replies received (fewer than requests after a refusal) and the state after them.
     pub fn finish(&self, state: &Arc<State>, replies: &[Reply]) -> Outcome {
         let refusal = replies.iter().find_map(|reply| match reply {
@@ -96,7 +143,10 @@ impl Completion {
             Reply::Job(_) | Reply::Done { .. } => None,
         });
         if let Some(failure) = refusal {
-            return Outcome::refused(failure);
+            return Outcome::refused_with(self.refusal_code(failure.kind), failure);
+        }
+        if self.family != Family::Msvm {
+            return Outcome::done(Vec::new());
         }
         let jobs: Vec<JobId> = replies.iter().filter_map(job_of).collect();
         if !self.wait_for_job {
@@ -118,6 +168,13 @@ impl Completion {
             }
         }
         Outcome::done(self.outputs(state, replies, None))
+    }
+
+    fn refusal_code(&self, kind: Kind) -> u32 {
+        match self.family {
+            Family::Msvm | Family::Accepted => codes::return_value(kind),
+            Family::JobControl => codes::job_control_refusal(kind),
+        }
     }
 
     fn started(&self, job: JobId) -> Outcome {
@@ -181,9 +238,4 @@ fn failure_of(ended: &JobState) -> Option<Failure> {
         JobState::Failed(failure) => Some(failure.clone()),
         JobState::Terminated | JobState::Killed => Some(Failure::new(Kind::Cancelled, "the job was cancelled")),
     }
-}
-
-/// An error of WMI for arguments that do not fit.
-pub(crate) fn invalid_arguments(message: impl Into<String>) -> Error {
-    Error::new(Status::InvalidMethodParameters, message)
 }

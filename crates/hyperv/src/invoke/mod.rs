@@ -1,13 +1,34 @@
 //! Methods: from a call to requests of the ledger, and from its replies to return values.
+//!
+//! Checks come in a fixed order: the call fits the declaration (an error of WMI otherwise), references resolve, objects
+//! are of the right kind, embedded settings make sense. Whether the machine is in the right state and not busy is the
+//! ledger's to say. All of these refusals are return values with words beside them, see [`Outcome`].
 
+mod arguments;
+mod changes;
 mod completion;
+mod computer_system;
+mod job;
+mod management_service;
+mod resources;
+mod snapshot_service;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_management;
 
 pub use completion::{Completion, Outcome};
 
 use cim::Error;
-use cim::op::{Answer, Argument, Target};
+use cim::class::Method;
+use cim::op::{Answer, Argument, Arguments, Target, bind_arguments};
+use ledger::failure::{Failure, Kind};
 use ledger::request::Request;
 
+use crate::codes;
+use crate::object::Object;
+use crate::read::find::find_object;
+use crate::read::known;
 use crate::view::View;
 
 /// What an operation leads to.
@@ -31,6 +52,17 @@ pub struct Submission {
     pub completion: Completion,
 }
 
+/// A method call whose arguments have their types.
+pub(crate) struct Call<'a> {
+    pub view: &'a View,
+    /// The namespace of the call, for paths that do not say theirs.
+    pub namespace: &'a str,
+    /// What it is called on.
+    pub object: Object,
+    pub method: &'a Method,
+    pub arguments: Arguments,
+}
+
 /// Carries a method call as far as it goes without changing anything.
 ///
 /// # Errors
@@ -41,6 +73,52 @@ pub fn invoke(
     method: &str,
     arguments: Vec<(String, Argument)>,
 ) -> Result<Reaction, Error> {
-    let _ = (view, arguments);
-    Err(Error::method_not_found(&target.class, method))
+    let schema = view.schema(&target.namespace)?;
+    let asked = known(schema, &target.class)?;
+    if asked.method(method).is_none() && schema.family(&asked.name).all(|class| class.method(method).is_none()) {
+        return Err(Error::method_not_found(&asked.name, method));
+    }
+    let object = find_object(view, target)?;
+    let class = known(schema, object.class())?;
+    let method = class.method(method).ok_or_else(|| Error::method_not_found(&class.name, method))?;
+    let arguments = bind_arguments(schema, method, arguments)?;
+    let call = Call { view, namespace: &target.namespace, object, method, arguments };
+    let reaction = match object {
+        Object::SnapshotService => snapshot_service::invoke(&call),
+        Object::ManagementService => management_service::invoke(&call),
+        Object::Host | Object::Vm(_) => computer_system::invoke(&call),
+        Object::Shutdown(vm) => computer_system::invoke_shutdown(&call, vm),
+        Object::Job(job) => job::invoke(&call, job),
+        Object::Settings(_) | Object::Resource(..) => Ok(call.not_supported()),
+    };
+    Ok(reaction.unwrap_or_else(|failure| Reaction::Done(Outcome::refused(failure))))
+}
+
+impl Call<'_> {
+    /// The answer to a method that is declared and does nothing here.
+    fn not_supported(&self) -> Reaction {
+        let text = format!("{} is not supported by {}", self.method.name, self.object.class());
+        let return_value = codes::not_supported(self.method);
+        Reaction::Done(Outcome::refused_with(return_value, Failure::new(Kind::NotSupported, text)))
+    }
+
+    /// Requests whose outcome `completion` knows.
+    fn submit(&self, requests: Vec<Request>, completion: Completion) -> Result<Reaction, Failure> {
+        Ok(Reaction::Submit(Submission { requests, completion }))
+    }
+
+    /// One request that starts a job.
+    fn start(&self, request: Request) -> Result<Reaction, Failure> {
+        self.submit(vec![request], Completion::job(self.view))
+    }
+}
+
+/// A refusal because of a parameter.
+pub(crate) fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new(Kind::InvalidParameter, message)
+}
+
+/// A refusal because there is no such feature.
+pub(crate) fn unsupported(message: impl Into<String>) -> Failure {
+    Failure::new(Kind::NotSupported, message)
 }

@@ -86,20 +86,19 @@ pub fn candidates(view: &View, schema: &Schema, target: &Target) -> Items {
             return Box::new(hits.into_iter());
         }
     }
-    if let Some(machine) = target.key("VirtualSystemIdentifier").and_then(Value::as_str).and_then(|id| id.parse().ok())
-    {
-        if case::eq(&target.class, "Msvm_VirtualSystemSettingData") {
-            return Box::new(settings_of(&view.state, machine).into_iter().map(Item::Object));
+    let machine = target.key("VirtualSystemIdentifier").and_then(Value::as_str).and_then(|id| id.parse().ok());
+    match machine {
+        Some(machine) if case::eq(&target.class, "Msvm_VirtualSystemSettingData") => {
+            Box::new(settings_of(&view.state, machine).into_iter().map(Item::Object))
         }
+        _ => links_with(view, target).unwrap_or_else(|| all(view, schema, &target.class)),
     }
-    links_with(view, target).unwrap_or_else(|| all(view, schema, &target.class))
 }
 
 /// Resources whose instance id begins with this text, if the text is long enough to name their owner.
 pub fn with_id_prefix(view: &View, schema: &Schema, class: &str, prefix: &str) -> Option<Items> {
     let (guid, _) = split_settings_id(prefix)?;
-    let owners = [Owner::Vm(VmId(guid)), Owner::Snapshot(ledger::id::SnapshotId(guid))];
-    let owner = owners.into_iter().find(|owner| owner.hardware(&view.state).is_some())?;
+    let owner = Owner::of_guid(&view.state, guid)?;
     let members = members(schema, class);
     let objects = std::iter::once(Object::Settings(owner)).chain(assoc::resources(&view.state, owner));
     let objects: Vec<Object> = objects.filter(|object| members.contains(&object.class())).collect();

@@ -9,7 +9,10 @@
 //! Classes of the schema without instances here are known and empty; others are invalid, as WMI has it.
 
 mod associate;
-mod find;
+pub(crate) mod find;
+mod select;
+#[cfg(test)]
+mod tests;
 
 use cim::op::{Query, Row, Rows, Target};
 use cim::path::same_namespace;
@@ -40,7 +43,11 @@ impl Item {
     pub fn row(self, view: &View) -> Option<Row> {
         match self {
             Item::Object(object) => Some(Row { path: object.path(view), instance: instance(view, object)? }),
-            Item::Link(link) => Some(Row { path: link.path(view), instance: link.instance(view) }),
+            Item::Link(link) => {
+                let instance = link.instance(view);
+                let path = instance.path(&view.host.name, view.namespaces.virtualization().namespace());
+                Some(Row { path, instance })
+            }
         }
     }
 }
@@ -73,7 +80,7 @@ pub fn enumerate(view: &View, namespace: &str, query: Query) -> Result<Rows, Err
             let items = find::candidates(view, schema, &target);
             Ok(rows(view, items, move |instance| target.matches(instance)))
         }
-        Query::Select(_) => Err(Error::not_supported("WQL")),
+        Query::Select(select) => select::enumerate(view, schema, &select),
         Query::Associators { .. } | Query::References { .. } => associate::enumerate(view, schema, query),
     }
 }

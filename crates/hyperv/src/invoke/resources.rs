@@ -1,0 +1,286 @@
+//! Adding, changing and removing hardware.
+//!
+//! What a resource is, its `ResourceType` says, not its class: clients send drives, disks and controllers alike as
+//! `Msvm_ResourceAllocationSettingData`. Only if there is no number does the class decide.
+
+use std::path::PathBuf;
+
+use cim::{Instance, ObjectPath};
+use ledger::failure::Failure;
+use ledger::id::{DeviceId, VmId};
+use ledger::request::{Request, VmChanges};
+use ledger::vm::{Bus, Network};
+
+use super::arguments::{of_snapshot, texts};
+use super::changes::{allow_only, changed};
+use super::completion::Resulting;
+use super::{Call, Completion, Reaction, invalid, unsupported};
+use crate::class::{self, NETWORK_USER, SWITCH};
+use crate::object::{Device, Object, Owner};
+
+/// `ResourceType`: processor.
+pub const PROCESSOR: u64 = 3;
+/// The same: memory.
+pub const MEMORY: u64 = 4;
+const IDE: u64 = 5;
+const SCSI: u64 = 6;
+const ADAPTER: u64 = 10;
+const DRIVE: u64 = 17;
+const SERIAL: u64 = 21;
+const IMAGE: u64 = 31;
+const CONNECTION: u64 = 33;
+
+/// Longest name of a network interface in Linux.
+const INTERFACE_NAME_MAX: usize = 15;
+
+/// A request, and what it leaves behind.
+type Step = (Request, Resulting);
+
+pub fn add(call: &Call) -> Result<Reaction, Failure> {
+    let vm = call.current_settings("AffectedConfiguration")?;
+    let resources = call.instances("ResourceSettings");
+    if resources.is_empty() {
+        return Err(invalid("ResourceSettings is empty"));
+    }
+    let steps: Vec<Step> =
+        resources.into_iter().map(|resource| add_one(call, vm, resource)).collect::<Result<_, _>>()?;
+    submit(call, steps)
+}
+
+pub fn modify(call: &Call) -> Result<Reaction, Failure> {
+    let resources = call.instances("ResourceSettings");
+    if resources.is_empty() {
+        return Err(invalid("ResourceSettings is empty"));
+    }
+    let steps: Vec<Option<Step>> =
+        resources.into_iter().map(|resource| modify_one(call, resource)).collect::<Result<_, _>>()?;
+    submit(call, steps.into_iter().flatten().collect())
+}
+
+pub fn remove(call: &Call) -> Result<Reaction, Failure> {
+    let remove_one = |object| {
+        let (vm, device) = live(object)?;
+        let removal = |device, disk_only| Ok(Request::RemoveDevice { vm, device, disk_only });
+        match device {
+            Device::Controller(id) | Device::Drive(id) | Device::Nic(id) => removal(id, false),
+            Device::Disk(id) => removal(id, true),
+            Device::Connection(nic) => Ok(Request::ConnectNic { vm, nic, network: Network::Unconnected }),
+            Device::Processor | Device::Memory | Device::Serial(_) => {
+                Err(unsupported(format!("a {} cannot be removed", object.class())))
+            }
+        }
+    };
+    let requests = call.objects("ResourceSettings")?.into_iter().map(remove_one).collect::<Result<_, _>>()?;
+    call.submit(requests, Completion::job(call.view).awaited())
+}
+
+/// What kind of resource an instance describes.
+pub fn resource_type(resource: &Instance) -> Option<u64> {
+    let by_class = || {
+        let classes = [
+            ("Msvm_ProcessorSettingData", PROCESSOR),
+            ("Msvm_MemorySettingData", MEMORY),
+            ("CIM_StorageAllocationSettingData", IMAGE),
+            ("Msvm_SyntheticEthernetPortSettingData", ADAPTER),
+            ("Msvm_EthernetPortAllocationSettingData", CONNECTION),
+            ("Msvm_SerialPortSettingData", SERIAL),
+        ];
+        classes.into_iter().find(|(class, _)| resource.class().is_a(class)).map(|(_, number)| number)
+    };
+    resource.number("ResourceType").or_else(by_class)
+}
+
+/// The number of processors a resource asks for.
+pub fn processors(resource: &Instance) -> Result<Option<u32>, Failure> {
+    let number = resource.number("VirtualQuantity");
+    number
+        .map(u32::try_from)
+        .transpose()
+        .map_err(|_| invalid("there cannot be as many processors as VirtualQuantity says"))
+}
+
+/// The memory a resource asks for, in MiB.
+pub fn memory_mib(resource: &Instance) -> Result<Option<u64>, Failure> {
+    if resource.flag("DynamicMemoryEnabled") == Some(true) {
+        return Err(unsupported("dynamic memory is not supported").hint("set DynamicMemoryEnabled to false"));
+    }
+    match resource.text("AllocationUnits") {
+        None | Some("byte * 2^20") => Ok(resource.number("VirtualQuantity")),
+        Some(other) => {
+            Err(invalid(format!("AllocationUnits {other} of memory is not understood")).hint("use byte * 2^20"))
+        }
+    }
+}
+
+fn submit(call: &Call, steps: Vec<Step>) -> Result<Reaction, Failure> {
+    let (requests, resources) = steps.into_iter().unzip();
+    call.submit(requests, Completion::job(call.view).awaited().with_resources(resources))
+}
+
+fn add_one(call: &Call, vm: VmId, resource: &Instance) -> Result<Step, Failure> {
+    match resource_type(resource) {
+        Some(IDE) => Ok((Request::AddController { vm, bus: Bus::Ide }, Resulting::Created(vm, Device::Controller))),
+        Some(SCSI) => Ok((Request::AddController { vm, bus: Bus::Scsi }, Resulting::Created(vm, Device::Controller))),
+        Some(DRIVE) => {
+            let controller = parent(call, vm, resource, "a controller", |device| match device {
+                Device::Controller(id) => Some(id),
+                _ => None,
+            })?;
+            let request = Request::AddDrive { vm, controller, address: address(resource)? };
+            Ok((request, Resulting::Created(vm, Device::Drive)))
+        }
+        Some(IMAGE) => {
+            let drive = parent(call, vm, resource, "a drive", |device| match device {
+                Device::Drive(id) => Some(id),
+                _ => None,
+            })?;
+            let request = Request::AttachDisk { vm, drive, path: image_path(resource)?, format: None };
+            Ok((request, Resulting::Known(vm, Device::Disk(drive))))
+        }
+        Some(ADAPTER) => {
+            let name = resource.text("ElementName").filter(|name| !name.is_empty()).unwrap_or("Network Adapter");
+            let mac = resource.text("Address").filter(|mac| !mac.is_empty()).map(mac_address).transpose()?;
+            let network = network(resource)?.unwrap_or(Network::Unconnected);
+            let request = Request::AddNic { vm, name: name.to_owned(), mac, network };
+            Ok((request, Resulting::Created(vm, Device::Nic)))
+        }
+        Some(CONNECTION) => {
+            let nic = parent(call, vm, resource, "a network adapter", |device| match device {
+                Device::Nic(id) => Some(id),
+                _ => None,
+            })?;
+            connect(vm, nic, resource)
+        }
+        Some(PROCESSOR | MEMORY | SERIAL) => {
+            Err(unsupported(format!("another {} cannot be added", resource.class().name))
+                .hint("every machine has its own; change it with ModifyResourceSettings"))
+        }
+        Some(other) => Err(unsupported(format!("resources of type {other} are not supported")).hint(
+            "there are controllers (5, 6), drives (17), disk images (31), network adapters (10) and connections (33)",
+        )),
+        None => Err(invalid(format!("ResourceType is missing in {}", resource.class().name))),
+    }
+}
+
+fn modify_one(call: &Call, resource: &Instance) -> Result<Option<Step>, Failure> {
+    let id = resource.text("InstanceID").ok_or_else(|| invalid("InstanceID is missing in ResourceSettings"))?;
+    let object = Object::by_instance_id(&call.view.state, id)
+        .ok_or_else(|| invalid(format!("there is no resource with InstanceID {id}")))?;
+    let current = class::instance(call.view, object).ok_or_else(|| invalid(format!("{id} does not exist any more")))?;
+    let (vm, device) = live(object)?;
+    let changed = changed(&current, resource);
+    if changed.is_empty() {
+        return Ok(None);
+    }
+    let modify = |changes| Some((Request::ModifyVm { vm, changes }, Resulting::Known(vm, device)));
+    match device {
+        Device::Processor => {
+            allow_only(&changed, &["VirtualQuantity"], "processors")?;
+            Ok(modify(VmChanges { processors: processors(resource)?, ..VmChanges::default() }))
+        }
+        Device::Memory => {
+            let memory_mib = memory_mib(resource)?;
+            let bounds = [resource.number("Reservation"), resource.number("Limit")];
+            // Fixed memory has one size, which some clients write three times.
+            let follows = bounds.into_iter().flatten().all(|bound| Some(bound) == memory_mib);
+            let allowed: &[&str] =
+                if follows { &["VirtualQuantity", "Reservation", "Limit"] } else { &["VirtualQuantity"] };
+            allow_only(&changed, allowed, "memory")?;
+            Ok(modify(VmChanges { memory_mib, ..VmChanges::default() }))
+        }
+        Device::Connection(nic) => {
+            allow_only(
+                &changed,
+                &["HostResource", "Connection", "EnabledState", "LastKnownSwitchName"],
+                "a connection",
+            )?;
+            connect(vm, nic, resource).map(Some)
+        }
+        Device::Controller(_) | Device::Drive(_) | Device::Disk(_) | Device::Nic(_) | Device::Serial(_) => {
+            allow_only(&changed, &[], &format!("a {}", object.class()))?;
+            Ok(None)
+        }
+    }
+}
+
+/// A resource of a machine as it is now.
+fn live(object: Object) -> Result<(VmId, Device), Failure> {
+    match object {
+        Object::Resource(Owner::Vm(vm), device) => Ok((vm, device)),
+        Object::Resource(Owner::Snapshot(_), _) => Err(of_snapshot()),
+        other => Err(invalid(format!("a {} is no resource of a machine", other.class()))),
+    }
+}
+
+/// The device that `Parent` names, which must belong to the machine.
+fn parent(
+    call: &Call,
+    vm: VmId,
+    resource: &Instance,
+    what: &str,
+    wanted: fn(Device) -> Option<DeviceId>,
+) -> Result<DeviceId, Failure> {
+    let object = call.resolve_text(resource, "Parent")?;
+    let found = match object {
+        Object::Resource(Owner::Vm(owner), device) if owner == vm => wanted(device),
+        _ => None,
+    };
+    found.ok_or_else(|| invalid(format!("Parent must be the path of {what} of this machine")))
+}
+
+/// The place on the controller; `None` for the first free one.
+fn address(resource: &Instance) -> Result<Option<u32>, Failure> {
+    let text =
+        ["AddressOnParent", "Address"].iter().find_map(|name| resource.text(name).filter(|text| !text.is_empty()));
+    text.map(|text| text.trim().parse().map_err(|_| invalid(format!("AddressOnParent {text} is not a number"))))
+        .transpose()
+}
+
+fn image_path(resource: &Instance) -> Result<PathBuf, Failure> {
+    match texts(resource, "HostResource").as_slice() {
+        [path] if !path.is_empty() => Ok(PathBuf::from(*path)),
+        _ => Err(invalid("HostResource must hold one path of a disk image")),
+    }
+}
+
+/// Twelve hexadecimal digits, with or without separators.
+fn mac_address(text: &str) -> Result<[u8; 6], Failure> {
+    let wrong =
+        || invalid(format!("Address {text} is not a MAC address")).hint("write it as twelve hexadecimal digits");
+    let digits: String = text.chars().filter(|c| !matches!(c, ':' | '-')).collect();
+    let number = u64::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 12).ok_or_else(wrong)?;
+    let [_, _, mac @ ..] = number.to_be_bytes();
+    Ok(mac)
+}
+
+fn connect(vm: VmId, nic: DeviceId, resource: &Instance) -> Result<Step, Failure> {
+    let disabled = resource.number("EnabledState") == Some(3);
+    let network = if disabled { None } else { network(resource)? };
+    let request = Request::ConnectNic { vm, nic, network: network.unwrap_or(Network::Unconnected) };
+    Ok((request, Resulting::Known(vm, Device::Connection(nic))))
+}
+
+/// The network that `HostResource` or `Connection` names: `user`, the name of a tap interface, or the path of a
+/// `Msvm_VirtualEthernetSwitch` with one of these as its `Name`. `None` if it is not given.
+fn network(resource: &Instance) -> Result<Option<Network>, Failure> {
+    let given = [texts(resource, "HostResource"), texts(resource, "Connection")];
+    let Some(text) = given.iter().flatten().map(|text| text.trim()).find(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let name = match ObjectPath::parse(text) {
+        Ok(path) if cim::case::eq(&path.class, SWITCH) && !path.is_class() => {
+            path.key("Name").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+        }
+        _ => text.to_owned(),
+    };
+    let is_interface = !name.is_empty()
+        && name.len() <= INTERFACE_NAME_MAX
+        && name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':' | ','))
+        && !matches!(name.as_str(), "." | "..");
+    match name.as_str() {
+        user if cim::case::eq(user, NETWORK_USER) => Ok(Some(Network::User)),
+        _ if is_interface => Ok(Some(Network::Tap(name))),
+        _ => Err(invalid(format!("{text} names no network"))
+            .hint(format!("use {NETWORK_USER} or the name of a tap interface of the host"))),
+    }
+}
