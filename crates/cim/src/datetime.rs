@@ -14,8 +14,8 @@ const FIRST_MICROS: i64 = -62_167_219_200 * MICROS_PER_SECOND;
 const LAST_MICROS: i64 = 253_402_300_800 * MICROS_PER_SECOND - 1;
 /// The longest interval CIM can write: 99999999 days and the last microsecond of another.
 const LONGEST_MICROS: u64 = 8_640_000_000_000_000_000 - 1;
-/// Offsets have three digits, and no place on earth needs more than 14 hours.
-const LARGEST_OFFSET: i16 = 999;
+/// XML Schema ends at 14 hours, which no place on earth exceeds; CIM's three digits would allow more.
+const LARGEST_OFFSET: i16 = 14 * 60;
 
 /// A CIM `datetime`: a point in time or an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -303,7 +303,7 @@ fn split_zone(text: &str) -> Option<(&str, i16)> {
     let (time, zone) = text.split_at_checked(at)?;
     let (hours, minutes) = zone.get(1..)?.split_once(':')?;
     let (hours, minutes) = (number(hours)?, number(minutes)?);
-    if hours > 14 || minutes > 59 {
+    if hours > 99 || minutes > 59 {
         return None;
     }
     let offset = i16::try_from(hours * 60 + minutes).ok()?;
@@ -424,7 +424,8 @@ mod tests {
         check("20250102030405.000000:001");
         check("20250102030405,000000+000");
         check("2025010203040é.00000+000");
-        check("2025-01-02T03:04:05+25:00");
+        check("2025-01-02T03:04:05+14:01");
+        check("20250102030405.000000+841");
         check("2025-1-2T03:04:05Z");
         check("+025-01-02T03:04:05Z");
         check("0000-01-01T00:00:00+01:00");

@@ -258,15 +258,21 @@ impl<'a> Scanner<'a> {
         let Some(prefix) = colon.and_then(|at| rest.get(..at)) else {
             return if has_host { Err(self.wrong("a namespace and a colon after the host")) } else { Ok((None, None)) };
         };
-        self.at += prefix.len() + 1;
-        if !has_host {
-            return Ok((None, Some(normalized_namespace(prefix))));
+        let (host, namespace) = if has_host {
+            let after_slashes = prefix.trim_start_matches(['\\', '/']);
+            let split = after_slashes.split_once(['\\', '/']);
+            let (host, namespace) = split.ok_or_else(|| self.wrong("a namespace after the host"))?;
+            (Some(host), namespace)
+        } else {
+            (None, prefix)
+        };
+        let is_step = |step: &str| step.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
+        let namespace = normalized_namespace(namespace);
+        if !host.is_none_or(is_step) || namespace.is_empty() || !namespace.split('\\').all(is_step) {
+            return Err(self.wrong("a namespace before the colon"));
         }
-        let (host, namespace) = prefix
-            .trim_start_matches(['\\', '/'])
-            .split_once(['\\', '/'])
-            .ok_or_else(|| self.wrong("a namespace after the host"))?;
-        Ok((Some(host.to_owned()), Some(normalized_namespace(namespace))))
+        self.at += prefix.len() + 1;
+        Ok((host.map(str::to_owned), Some(namespace)))
     }
 
     fn key_value(&mut self, depth: usize) -> Result<Value, PathError> {
@@ -378,6 +384,8 @@ mod tests {
         check("C.K=v", "the object path is wrong at byte 4: expected a quoted text, a number, TRUE or FALSE");
         check("C.K=1 x", "the object path is wrong at byte 6: expected the end of the path");
         check(r"\\H", "the object path is wrong at byte 0: expected a namespace and a colon after the host");
+        check(r"\\H\:C", "the object path is wrong at byte 0: expected a namespace before the colon");
+        check("a b:C", "the object path is wrong at byte 0: expected a namespace before the colon");
         check(&"C".repeat(9_000), "the object path is longer than 8192 bytes");
         check(&format!("C.{}", vec!["K=1"; 40].join(",")), "the object path has too many keys");
     }
