@@ -3,6 +3,8 @@
 //! Sentences of every notation are damaged in ways a fixed seed decides, and every damaged text is given to every reader.
 //! A failure prints the text; the same text fails again, because nothing here depends on chance or time.
 
+#![cfg(test)]
+
 use crate::{DateTime, Instance, ObjectPath, Schema, embedded, mof, wql, xml};
 
 /// Damaged texts tried: about a second without optimisation.

@@ -17,7 +17,6 @@ pub mod case;
 pub mod class;
 pub mod datetime;
 pub mod embedded;
-#[cfg(test)]
 mod hostile_input;
 pub mod instance;
 pub mod limit;
