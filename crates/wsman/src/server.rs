@@ -254,12 +254,5 @@ fn allowance(head: &Head, rows: usize, frame: usize) -> Allowance {
 }
 
 fn split(entropy: [u8; 32]) -> ([u8; 16], [u8; 16]) {
-    let (mut first, mut second) = ([0; 16], [0; 16]);
-    for (position, byte) in entropy.into_iter().enumerate() {
-        match position.checked_sub(16) {
-            None => first[position] = byte,
-            Some(rest) => second[rest] = byte,
-        }
-    }
-    (first, second)
+    (std::array::from_fn(|i| entropy[i]), std::array::from_fn(|i| entropy[i + 16]))
 }

@@ -7,11 +7,18 @@ use std::time::Duration;
 use wsman::enumeration::{IDLE_LIMIT, MAX_PER_PRINCIPAL};
 use wsman::{Step, ns};
 
-/// Sends a request of the corpus in which one piece of text is replaced, and shows the fault in one line, or `ok`.
-fn check(request: &str, from: &str, to: &str, expected: Expect) {
-    let text = corpus(request);
-    assert!(text.contains(from), "{request} does not contain {from}");
-    expected.assert_eq(&refusal(&mut Lab::new(), "application/soap+xml", text.replacen(from, to, 1).as_bytes()));
+/// Sends a request of the corpus once for each case, with the first piece of text replaced by the second, and shows the fault or `ok`.
+fn check(request: &str, cases: &[(&str, &str)], expected: Expect) {
+    let original = corpus(request);
+    let told: String = cases
+        .iter()
+        .map(|(from, to)| {
+            assert!(original.contains(from), "{request} does not contain {from}");
+            let body = original.replacen(from, to, 1);
+            refusal(&mut Lab::new(), "application/soap+xml", body.as_bytes()) + "\n"
+        })
+        .collect();
+    expected.assert_eq(&told);
 }
 
 /// Status, subcode, WinRM's number, WMI's number if there is one, fault detail if there is one, reason.
@@ -44,405 +51,242 @@ fn find<'a>(element: &'a Element, name: &str) -> Option<&'a Element> {
 
 #[test]
 fn what_is_no_envelope() {
-    let mut lab = Lab::new();
-    let mut check = |content_type: &str, body: &[u8], expected: Expect| {
-        expected.assert_eq(&refusal(&mut lab, content_type, body));
-    };
+    let soap = ns::SOAP;
+    let cases = [
+        ("", String::new()),
+        ("", "hello".to_owned()),
+        ("text/html", "<html/>".to_owned()),
+        (";charset=utf-7", "<a/>".to_owned()),
+        ("", "<a/>".to_owned()),
+        ("", "<Envelope xmlns='http://schemas.xmlsoap.org/soap/envelope/'/>".to_owned()),
+        ("", format!("<Envelope xmlns='{soap}'/>")),
+        ("", format!("<Envelope xmlns='{soap}'><Body/></Envelope>")),
+        ("", "<!DOCTYPE a [<!ENTITY x 'y'>]><a>&x;</a>".to_owned()),
+        ("", "<a>".repeat(100)),
+        ("", " ".repeat(600_000)),
+    ];
+    let told: String =
+        cases.iter().map(|(media, body)| refusal(&mut Lab::new(), media, body.as_bytes()) + "\n").collect();
+    expect![[r#"
+        w:SchemaValidationError | 2150858817 |  |  | the XML document is malformed at byte 0: there is no element
+        w:SchemaValidationError | 2150858817 |  |  | the XML document is malformed at byte 0: there is text outside of the outermost element
+        w:UnsupportedFeature | 2150858869 |  |  | content type "text/html" is not application/soap+xml
+        w:EncodingLimit | 2150858828 |  | CharacterSet | character set "utf-7" is not supported; send UTF-8 or UTF-16
+        w:SchemaValidationError | 2150858817 |  |  | the outermost element is a, not a SOAP envelope
+        s:VersionMismatch | 2150858765 |  |  | the envelope is not SOAP 1.2
+        w:SchemaValidationError | 2150858817 |  |  | the envelope has no body
+        a:MessageInformationHeaderRequired | 2150858769 |  |  | the request has no a:Action
+        w:SchemaValidationError | 2150858817 |  |  | document type declarations are not accepted
+        w:EncodingLimit | 2150858825 |  | ServiceEnvelopeLimit | the XML document is nested deeper than 32 elements
+        w:EncodingLimit | 2150858825 |  | ServiceEnvelopeLimit | the request has 600000 bytes, 512000 are accepted
+    "#]].assert_eq(&told);
+}
+
+#[test]
+fn headers_that_steer_the_exchange() {
+    let cases = [
+        ("transfer/Get", "transfer/Got"),
+        (">153600<", ">8191<"),
+        (">153600<", ">large<"),
+        (">153600<", ">8192<"),
+        ("PT20S", "20"),
+        ("PT20S", "00000000000020.000000:000"),
+        ("role/anonymous", "role/none"),
+    ];
     check(
-        "application/soap+xml",
-        b"",
-        expect![
-            "w:SchemaValidationError | 2150858817 |  |  | the XML document is malformed at byte 0: there is no element"
-        ],
+        "pypsrp-get",
+        &cases,
+        expect![[r#"
+        a:ActionNotSupported | 2150858771 |  |  | action http://schemas.xmlsoap.org/ws/2004/09/transfer/Got is not supported
+        w:EncodingLimit | 2150858878 |  | MinimumEnvelopeLimit | MaxEnvelopeSize 8191 is less than the 8192 bytes a client must take
+        a:InvalidMessageInformationHeader | 2150858767 |  |  | MaxEnvelopeSize "large" is not a number
+        ok
+        w:SchemaValidationError | 2150858881 |  |  | OperationTimeout "20" is not a duration such as PT60S
+        w:SchemaValidationError | 2150858881 |  |  | OperationTimeout "00000000000020.000000:000" is not a duration such as PT60S
+        w:UnsupportedFeature | 2150858870 |  | AddressingMode | replies go back on the connection; ReplyTo must be anonymous
+    "#]],
     );
+    let twice = [("<w:OptionSet/>", "<a:Action>b</a:Action>"), ("<w:OptionSet/>", &"<w:X/>".repeat(65))];
     check(
-        "application/soap+xml",
-        b"hello",
-        expect![
-            "w:SchemaValidationError | 2150858817 |  |  | the XML document is malformed at byte 0: there is text outside of the outermost element"
-        ],
-    );
-    check(
-        "text/html",
-        b"<html/>",
-        expect![[r#"w:UnsupportedFeature | 2150858869 |  |  | content type "text/html" is not application/soap+xml"#]],
-    );
-    check(
-        "application/soap+xml;charset=utf-7",
-        b"<a/>",
-        expect![[
-            r#"w:EncodingLimit | 2150858828 |  | CharacterSet | character set "utf-7" is not supported; send UTF-8 or UTF-16"#
-        ]],
-    );
-    check(
-        "application/soap+xml",
-        b"<a/>",
-        expect!["w:SchemaValidationError | 2150858817 |  |  | the outermost element is a, not a SOAP envelope"],
-    );
-    check(
-        "application/soap+xml",
-        b"<Envelope xmlns='http://schemas.xmlsoap.org/soap/envelope/'/>",
-        expect!["s:VersionMismatch | 2150858765 |  |  | the envelope is not SOAP 1.2"],
-    );
-    check(
-        "application/soap+xml",
-        format!("<Envelope xmlns='{}'/>", ns::SOAP).as_bytes(),
-        expect!["w:SchemaValidationError | 2150858817 |  |  | the envelope has no body"],
-    );
-    check(
-        "application/soap+xml",
-        format!("<Envelope xmlns='{}'><Body/></Envelope>", ns::SOAP).as_bytes(),
-        expect!["a:MessageInformationHeaderRequired | 2150858769 |  |  | the request has no a:Action"],
-    );
-    check(
-        "application/soap+xml",
-        b"<!DOCTYPE a [<!ENTITY x 'y'>]><a>&x;</a>",
-        expect!["w:SchemaValidationError | 2150858817 |  |  | document type declarations are not accepted"],
-    );
-    check(
-        "application/soap+xml",
-        "<a>".repeat(100).as_bytes(),
-        expect![
-            "w:EncodingLimit | 2150858825 |  | ServiceEnvelopeLimit | the XML document is nested deeper than 32 elements"
-        ],
-    );
-    check(
-        "application/soap+xml",
-        &vec![b' '; 600_000],
-        expect![
-            "w:EncodingLimit | 2150858825 |  | ServiceEnvelopeLimit | the request has 600000 bytes, 512000 are accepted"
-        ],
+        "gow-invoke-nested",
+        &twice,
+        expect![[r#"
+        a:InvalidMessageInformationHeader | 2150858767 |  |  | header Action is given twice
+        w:EncodingLimit | 2150858825 |  | ServiceEnvelopeLimit | there are more than 64 headers
+    "#]],
     );
 }
 
 #[test]
-fn headers() {
+fn headers_that_must_be_understood() {
+    let cases = [
+        ("DataLocale s:mustUnderstand=\"false\"", "DataLocale s:mustUnderstand=\"1\""),
+        ("wsman:Locale s:mustUnderstand=\"false\"", "wsman:Locale s:mustUnderstand=\"true\""),
+        ("SessionId s:mustUnderstand=\"false\"", "SessionId s:mustUnderstand=\"true\""),
+    ];
     check(
         "pypsrp-get",
-        "transfer/Get",
-        "transfer/Got",
-        expect![
-            "a:ActionNotSupported | 2150858771 |  |  | action http://schemas.xmlsoap.org/ws/2004/09/transfer/Got is not supported"
-        ],
+        &cases,
+        expect![[r#"
+        s:MustUnderstand | 2150858768 |  |  | header DataLocale is not understood
+        w:UnsupportedFeature | 2150858887 |  | Locale | messages are in English only; do not insist on a locale
+        s:MustUnderstand | 2150858768 |  |  | header SessionId is not understood
+    "#]],
     );
-    check("pypsrp-get", "wsman:MaxEnvelopeSize", "wsman:MaxEnvelopeSize", expect!["ok"]);
-    check(
-        "pypsrp-get",
-        ">153600<",
-        ">8191<",
-        expect![
-            "w:EncodingLimit | 2150858878 |  | MinimumEnvelopeLimit | MaxEnvelopeSize 8191 is less than the 8192 bytes a client must take"
-        ],
-    );
-    check(
-        "pypsrp-get",
-        ">153600<",
-        ">large<",
-        expect![[r#"a:InvalidMessageInformationHeader | 2150858767 |  |  | MaxEnvelopeSize "large" is not a number"#]],
-    );
-    check(
-        "pypsrp-get",
-        "PT20S",
-        "20",
-        expect![[
-            r#"w:SchemaValidationError | 2150858881 |  |  | OperationTimeout "20" is not a duration such as PT60S"#
-        ]],
-    );
-    check(
-        "pypsrp-get",
-        "PT20S",
-        "00000000000020.000000:000",
-        expect![[
-            r#"w:SchemaValidationError | 2150858881 |  |  | OperationTimeout "00000000000020.000000:000" is not a duration such as PT60S"#
-        ]],
-    );
-    check(
-        "pypsrp-get",
-        "Locale s:mustUnderstand=\"false\"",
-        "Locale s:mustUnderstand=\"1\"",
-        expect!["s:MustUnderstand | 2150858768 |  |  | header DataLocale is not understood"],
-    );
-    check(
-        "pypsrp-get",
-        "wsman:Locale s:mustUnderstand=\"false\"",
-        "wsman:Locale s:mustUnderstand=\"true\"",
-        expect![
-            "w:UnsupportedFeature | 2150858887 |  | Locale | messages are in English only; do not insist on a locale"
-        ],
-    );
-    check(
-        "pypsrp-get",
-        "SessionId s:mustUnderstand=\"false\"",
-        "SessionId s:mustUnderstand=\"true\"",
-        expect!["s:MustUnderstand | 2150858768 |  |  | header SessionId is not understood"],
-    );
-    check(
-        "pypsrp-get",
-        "role/anonymous",
-        "role/none",
-        expect![
-            "w:UnsupportedFeature | 2150858870 |  | AddressingMode | replies go back on the connection; ReplyTo must be anonymous"
-        ],
-    );
+    let many = format!("<w:OptionSet>{}</w:OptionSet>", "<w:Option/>".repeat(65));
+    let options = [
+        ("<w:OptionSet/>", "<w:OptionSet><w:Option Name='New' MustComply='true'/></w:OptionSet>"),
+        ("<w:OptionSet/>", "<w:OptionSet><w:Option Name='New'/></w:OptionSet>"),
+        ("<w:OptionSet/>", &many),
+    ];
     check(
         "gow-invoke-nested",
-        "<w:OptionSet/>",
-        "<w:OptionSet><w:Option Name='New' MustComply='true'/></w:OptionSet>",
-        expect!["w:InvalidOptions | 2150858833 |  | NotSupported | option New must be complied with and is not known"],
-    );
-    check("gow-invoke-nested", "<w:OptionSet/>", "<w:OptionSet><w:Option Name='New'/></w:OptionSet>", expect!["ok"]);
-    check(
-        "gow-invoke-nested",
-        "<w:OptionSet/>",
-        &format!("<w:OptionSet>{}</w:OptionSet>", "<w:Option/>".repeat(65)),
-        expect!["w:EncodingLimit | 2150858827 |  | OptionLimit | there are more than 64 options"],
-    );
-    check(
-        "gow-invoke-nested",
-        "<w:OptionSet/>",
-        &"<w:X/>".repeat(65),
-        expect!["w:EncodingLimit | 2150858825 |  | ServiceEnvelopeLimit | there are more than 64 headers"],
-    );
-    check(
-        "gow-invoke-nested",
-        "<w:OptionSet/>",
-        "<a:Action>b</a:Action>",
-        expect!["a:InvalidMessageInformationHeader | 2150858767 |  |  | header Action is given twice"],
-    );
-    check(
-        "openwsman-put",
-        "</w:SelectorSet>",
-        "</w:SelectorSet><w:FragmentTransfer>x</w:FragmentTransfer>",
-        expect!["w:UnsupportedFeature | 2150858871 |  | FragmentLevelAccess | fragments can only be read, with Get"],
+        &options,
+        expect![[r#"
+        w:InvalidOptions | 2150858833 |  | NotSupported | option New must be complied with and is not known
+        ok
+        w:EncodingLimit | 2150858827 |  | OptionLimit | there are more than 64 options
+    "#]],
     );
 }
 
 #[test]
 fn addresses() {
-    check(
-        "pypsrp-get",
-        "v2/toy_machine",
-        "v2/Toy_Nothing",
-        expect![
-            "a:DestinationUnreachable | 2150858752 | 2147749904 | ResourceNotFound | there is no class Toy_Nothing in this namespace"
-        ],
-    );
-    check(
-        "pypsrp-get",
-        "v2/toy_machine",
-        "v2/*",
-        expect![
-            "a:DestinationUnreachable | 2150858811 |  | InvalidResourceURI | the resource URI names all classes, Get needs one"
-        ],
-    );
-    check(
-        "pypsrp-get",
-        "root/virtualization/v2/toy",
-        "root/virtualization/toy",
-        expect![[
-            r#"a:DestinationUnreachable | 2150858752 | 2147749902 | ResourceNotFound | there is no namespace root\virtualization"#
-        ]],
-    );
-    check(
-        "pypsrp-get",
-        "wmi/root/virtualization/v2/toy_machine",
-        "config",
-        expect![
-            "a:DestinationUnreachable | 2150858811 |  | InvalidResourceURI | resource URI http://schemas.microsoft.com/wbem/wsman/1/config names no class that is served here"
-        ],
-    );
-    check(
-        "pypsrp-get",
-        ">A1<",
-        ">C3<",
-        expect![[
-            r#"a:DestinationUnreachable | 2150858752 | 2147749890 | ResourceNotFound | root\virtualization\v2:toy_machine.name="C3" does not exist"#
-        ]],
-    );
-    check(
-        "pypsrp-get",
-        "<wsman:Selector Name=\"name\">A1</wsman:Selector>",
-        "",
-        expect![
-            "w:InvalidSelectors | 2150858813 | 2147749896 | InsufficientSelectors | the selectors fit several instances; give all keys"
-        ],
-    );
-    check(
-        "pypsrp-get",
-        "Name=\"name\">A1",
-        "Name=\"__cimnamespace\">root/cimv2",
-        expect![[
-            r#"w:InvalidSelectors | 2150858813 |  | InsufficientSelectors | the resource URI names namespace root\virtualization\v2, the selector __cimnamespace root/cimv2"#
-        ]],
-    );
-    check(
-        "pypsrp-get",
-        "Name=\"name\"",
-        "Nom=\"name\"",
-        expect!["w:InvalidSelectors | 2150858813 |  | InsufficientSelectors | a selector has no name"],
-    );
-    check(
-        "pypsrp-get",
-        "</wsman:SelectorSet>",
-        "<wsman:Selector Name=\"NAME\"/></wsman:SelectorSet>",
-        expect!["w:InvalidSelectors | 2150858813 |  | InsufficientSelectors | selector NAME is given twice"],
-    );
     let many: String = (0..70).map(|i| format!("<wsman:Selector Name=\"k{i}\"/>")).collect();
+    let cases = [
+        ("v2/toy_machine", "v2/Toy_Nothing"),
+        ("v2/toy_machine", "v2/*"),
+        ("root/virtualization/v2/toy", "root/virtualization/toy"),
+        ("wmi/root/virtualization/v2/toy_machine", "config"),
+        (">A1<", ">C3<"),
+        ("<wsman:Selector Name=\"name\">A1</wsman:Selector>", ""),
+        ("Name=\"name\">A1", "Name=\"__cimnamespace\">root/cimv2"),
+        ("Name=\"name\"", "Nom=\"name\""),
+        ("</wsman:SelectorSet>", "<wsman:Selector Name=\"NAME\"/></wsman:SelectorSet>"),
+        ("</wsman:SelectorSet>", &format!("{many}</wsman:SelectorSet>")),
+    ];
     check(
         "pypsrp-get",
-        "</wsman:SelectorSet>",
-        &format!("{many}</wsman:SelectorSet>"),
-        expect!["w:EncodingLimit | 2150858826 |  | SelectorLimit | there are more than 64 selectors"],
+        &cases,
+        expect![[r#"
+        a:DestinationUnreachable | 2150858752 | 2147749904 | ResourceNotFound | there is no class Toy_Nothing in this namespace
+        a:DestinationUnreachable | 2150858811 |  | InvalidResourceURI | the resource URI names all classes, Get needs one
+        a:DestinationUnreachable | 2150858752 | 2147749902 | ResourceNotFound | there is no namespace root\virtualization
+        a:DestinationUnreachable | 2150858811 |  | InvalidResourceURI | resource URI http://schemas.microsoft.com/wbem/wsman/1/config names no class that is served here
+        a:DestinationUnreachable | 2150858752 | 2147749890 | ResourceNotFound | root\virtualization\v2:toy_machine.name="C3" does not exist
+        w:InvalidSelectors | 2150858813 | 2147749896 | InsufficientSelectors | the selectors fit several instances; give all keys
+        w:InvalidSelectors | 2150858813 |  | InsufficientSelectors | the resource URI names namespace root\virtualization\v2, the selector __cimnamespace root/cimv2
+        w:InvalidSelectors | 2150858813 |  | InsufficientSelectors | a selector has no name
+        w:InvalidSelectors | 2150858813 |  | InsufficientSelectors | selector NAME is given twice
+        w:EncodingLimit | 2150858826 |  | SelectorLimit | there are more than 64 selectors
+    "#]],
     );
 }
 
 #[test]
-fn filters() {
+fn queries() {
+    let cases = [
+        ("SELECT * FROM", "SELECT FROM"),
+        ("FROM Toy_Machine", "FROM Toy_Nothing"),
+        ("ElementName !=", "Elements !="),
+        ("wsman/1/WQL", "wsman/1/CQL"),
+        ("root/virtualization/v2", "root/virtualization"),
+    ];
     check(
         "virsh-enumerate",
-        "SELECT * FROM",
-        "SELECT FROM",
-        expect![
-            "n:CannotProcessFilter | 2150858778 | 2147749911 |  | the query is wrong at byte 7: expected * or the name of a property"
-        ],
+        &cases,
+        expect![[r#"
+        n:CannotProcessFilter | 2150858778 | 2147749911 |  | the query is wrong at byte 7: expected * or the name of a property
+        a:DestinationUnreachable | 2150858752 | 2147749904 | ResourceNotFound | there is no class Toy_Nothing in this namespace
+        n:CannotProcessFilter | 2150858778 | 2147749911 |  | class Toy_Machine has no property Elements
+        n:FilterDialectRequestedUnavailable | 2150858777 |  |  | filter dialect "http://schemas.microsoft.com/wbem/wsman/1/CQL" is not supported; use WQL
+        a:DestinationUnreachable | 2150858752 | 2147749902 | ResourceNotFound | there is no namespace root\virtualization
+    "#]],
     );
-    check(
-        "virsh-enumerate",
-        "FROM Toy_Machine",
-        "FROM Toy_Nothing",
-        expect![
-            "a:DestinationUnreachable | 2150858752 | 2147749904 | ResourceNotFound | there is no class Toy_Nothing in this namespace"
-        ],
-    );
-    check(
-        "virsh-enumerate",
-        "ElementName !=",
-        "Elements !=",
-        expect!["n:CannotProcessFilter | 2150858778 | 2147749911 |  | class Toy_Machine has no property Elements"],
-    );
-    check(
-        "virsh-enumerate",
-        "wsman/1/WQL",
-        "wsman/1/CQL",
-        expect![[
-            r#"n:FilterDialectRequestedUnavailable | 2150858777 |  |  | filter dialect "http://schemas.microsoft.com/wbem/wsman/1/CQL" is not supported; use WQL"#
-        ]],
-    );
-    check(
-        "virsh-enumerate",
-        "root/virtualization/v2",
-        "root/virtualization",
-        expect![[
-            r#"a:DestinationUnreachable | 2150858752 | 2147749902 | ResourceNotFound | there is no namespace root\virtualization"#
-        ]],
-    );
-    check(
-        "openwsman-enumerate-optimized",
-        "cim-schema/2/Toy_Machine",
-        "cim-schema/2/*",
-        expect![
-            "n:CannotProcessFilter | 2150858831 |  |  | an enumeration of all classes needs a filter that names one"
-        ],
-    );
-    check("openwsman-enumerate-optimized", ">32000<", ">4294967295<", expect!["ok"]);
-    check(
-        "openwsman-enumerate-optimized",
-        ">32000<",
-        ">0<",
-        expect![[r#"w:SchemaValidationError | 2150858817 |  |  | MaxElements "0" is not a positive number"#]],
-    );
-    check("openwsman-associators", "<b:Object>", "<b:Other/><b:Object>", expect!["ok"]);
-    check(
-        "openwsman-associators",
-        "AssociatedInstances>\n          <b:Object>",
-        "AssociatedInstances>\n          <b:Objects/><b:Object>",
-        expect!["ok"],
-    );
-    check(
-        "openwsman-associators",
-        ">a1<",
-        ">c3<",
-        expect![[
-            r#"a:DestinationUnreachable | 2150858752 | 2147749890 | ResourceNotFound | root\virtualization\v2:Toy_Machine.Name="c3" does not exist"#
-        ]],
-    );
+    let cases = [("EnumerateObjectAndEPR", "EnumerateNothing"), ("WHERE", "WHERE ClassDefsOnly")];
     check(
         "java-associators-wql",
-        "EnumerateObjectAndEPR",
-        "EnumerateNothing",
-        expect![
-            "w:UnsupportedFeature | 2150858886 |  | EnumerationMode | enumeration mode EnumerateNothing is not supported"
-        ],
-    );
-    check(
-        "java-associators-wql",
-        "WHERE",
-        "WHERE ClassDefsOnly",
-        expect![
-            "a:ActionNotSupported | 2150858771 | 2147749900 |  | a query for class definitions (ClassDefsOnly) is not supported"
-        ],
+        &cases,
+        expect![[r#"
+        w:UnsupportedFeature | 2150858886 |  | EnumerationMode | enumeration mode EnumerateNothing is not supported
+        a:ActionNotSupported | 2150858771 | 2147749900 |  | a query for class definitions (ClassDefsOnly) is not supported
+    "#]],
     );
 }
 
 #[test]
-fn methods_and_fragments() {
+fn other_filters() {
+    let cases = [("2/Toy_Machine", "2/*"), (">32000<", ">4294967295<"), (">32000<", ">0<")];
     check(
-        "virsh-invoke-embedded",
-        "Toy_Service/Define",
-        "Toy_Service/Undefine",
-        expect!["w:SchemaValidationError | 2150858817 |  |  | the body holds Define_INPUT, not Undefine_INPUT"],
+        "openwsman-enumerate-optimized",
+        &cases,
+        expect![[r#"
+        n:CannotProcessFilter | 2150858831 |  |  | an enumeration of all classes needs a filter that names one
+        ok
+        w:SchemaValidationError | 2150858817 |  |  | MaxElements "0" is not a positive number
+    "#]],
+    );
+    let cases = [
+        ("<b:Object>", "<b:Other/><b:Object>"),
+        ("<b:AssociatedInstances>", "<b:AssociatedInstances><b:ResultRole/>"),
+        (">a1<", ">c3<"),
+        ("w:ResourceURI>http://schemas.dmtf.org/wbem/wscim/1/cim", "w:ResourceURI>x"),
+    ];
+    check(
+        "openwsman-associators",
+        &cases,
+        expect![[r#"
+        ok
+        ok
+        a:DestinationUnreachable | 2150858752 | 2147749890 | ResourceNotFound | root\virtualization\v2:Toy_Machine.Name="c3" does not exist
+        a:DestinationUnreachable | 2150858811 |  | InvalidResourceURI | resource URI x-schema/2/Toy_Machine names no class that is served here
+    "#]],
     );
     check(
-        "gow-invoke-nested",
-        "Toy_Service/define",
-        "Toy_Service/undefine",
-        expect!["w:SchemaValidationError | 2150858817 |  |  | the body holds Define_INPUT, not undefine_INPUT"],
+        "selector-filter",
+        &[("2/Toy_Thing", "2/*"), (">SECOND<", ">third<")],
+        expect![[r#"
+        n:CannotProcessFilter | 2150858831 |  |  | a selector filter works on one class, the resource URI names all
+        ok
+    "#]],
     );
+}
+
+#[test]
+fn methods_fragments_and_contexts() {
+    let cases = [
+        ("Toy_Service/define", "Toy_Service/undefine"),
+        ("Toy_Service/define", "Toy_Machine/define"),
+        ("<p:Force>TRUE", "<p:Force>maybe"),
+        ("<p:Force>TRUE", "<p:Force>"),
+    ];
     check(
         "gow-invoke-nested",
-        "Toy_Service/define",
-        "Toy_Machine/define",
-        expect![
-            "a:ActionNotSupported | 2150858771 |  |  | the action names class Toy_Machine, the resource URI class Toy_Service"
-        ],
-    );
-    check(
-        "gow-invoke-nested",
-        "<p:Force>TRUE",
-        "<p:Force>maybe",
-        expect![[
-            r#"w:InvalidParameter | 2150858810 | 2147749935 |  | parameter Force of method Define: "maybe" is not a value of type boolean"#
-        ]],
+        &cases,
+        expect![[r#"
+        w:SchemaValidationError | 2150858817 |  |  | the body holds Define_INPUT, not undefine_INPUT
+        a:ActionNotSupported | 2150858771 |  |  | the action names class Toy_Machine, the resource URI class Toy_Service
+        w:InvalidParameter | 2150858810 | 2147749935 |  | parameter Force of method Define: "maybe" is not a value of type boolean
+        ok
+    "#]],
     );
     check(
         "get-fragment",
-        "p:Statuses",
-        "p:Statutes",
-        expect!["w:CannotProcessFilter | 2150858899 |  |  | class Toy_Machine has no property Statutes"],
+        &[("p:Statuses", "p:Statutes"), ("p:Statuses", "p:Statuses[2]")],
+        expect![[r#"
+        w:CannotProcessFilter | 2150858899 |  |  | class Toy_Machine has no property Statutes
+        w:UnsupportedFeature | 2150858871 |  | FragmentLevelAccess | a fragment must be the name of a property, alone or at the end of a path
+    "#]],
     );
-    check(
-        "get-fragment",
-        "p:Statuses",
-        "p:Statuses[2]",
-        expect![
-            "w:UnsupportedFeature | 2150858871 |  | FragmentLevelAccess | a fragment must be the name of a property, alone or at the end of a path"
-        ],
-    );
+    let pull = corpus("virsh-pull");
+    let context = pull.lines().find(|line| line.contains("@CONTEXT@")).unwrap();
     check(
         "virsh-pull",
-        "@CONTEXT@",
-        "uuid:00000000-0000-4000-8000-000000000000",
-        expect![
-            "n:InvalidEnumerationContext | 2150858779 |  |  | the enumeration is unknown, finished or expired; enumerate again"
-        ],
-    );
-    check(
-        "virsh-pull",
-        "wsen:EnumerationContext>",
-        "wsen:Context>",
-        expect![
-            "w:SchemaValidationError | 2150858817 |  |  | the XML document is malformed at byte 935: ill-formed document: expected `</wsen:Context>`, but `</wsen:EnumerationContext>` was found"
-        ],
+        &[("@CONTEXT@", "uuid:00000000-0000-4000-8000-000000000000"), (context, "")],
+        expect![[r#"
+        n:InvalidEnumerationContext | 2150858779 |  |  | the enumeration is unknown, finished or expired; enumerate again
+        w:SchemaValidationError | 2150858817 |  |  | Pull has no EnumerationContext
+    "#]],
     );
 }
 

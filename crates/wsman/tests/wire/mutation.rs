@@ -5,8 +5,8 @@
 use crate::toy::{Lab, corpus_dir};
 use wsman::client::{self, Request};
 
-/// Rounds per request of the corpus; a few thousand in all keeps the test below a second.
-const ROUNDS: u64 = 400;
+/// Rounds per request of the corpus: a few thousand in all, which an unoptimized build does in about a second.
+const ROUNDS: u64 = 200;
 
 /// A xorshift generator: enough to spread damage, and the same everywhere.
 struct Random(u64);
@@ -118,7 +118,7 @@ fn damaged_requests_are_answered() {
         }
     }
     assert!(
-        accepted > 500 && refused > 500,
+        accepted > 300 && refused > 300,
         "damage is neither always fatal nor always harmless: {accepted} {refused}"
     );
 }

@@ -292,8 +292,10 @@ fn associations_both_ways_of_asking() {
 }
 
 #[test]
-fn references_and_selector_filters() {
-    check("openwsman-references-epr", expect![[r#"
+fn connections_as_addresses() {
+    check(
+        "openwsman-references-epr",
+        expect![[r#"
         Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" result_class: None, role: Some("Antecedent"), keys_only: false
         200
         <n:EnumerateResponse>
@@ -335,8 +337,15 @@ fn references_and_selector_filters() {
             </a:EndpointReference>
           </w:Items>
           <w:EndOfSequence/>
-        </n:EnumerateResponse>"#]]);
-    check("selector-filter", expect![[r#"
+        </n:EnumerateResponse>"#]],
+    );
+}
+
+#[test]
+fn selector_filters() {
+    check(
+        "selector-filter",
+        expect![[r#"
         Enumerate root\virtualization\v2 Selectors { class: "Toy_Thing", keys: [("ElementName", String("SECOND"))] }
         200
         <n:EnumerateResponse>
@@ -355,7 +364,8 @@ fn references_and_selector_filters() {
             </p:Toy_Machine>
           </w:Items>
           <w:EndOfSequence/>
-        </n:EnumerateResponse>"#]]);
+        </n:EnumerateResponse>"#]],
+    );
 }
 
 #[test]
@@ -394,7 +404,7 @@ fn release_ends_an_enumeration() {
 }
 
 #[test]
-fn every_form_of_argument() {
+fn virsh_passes_references_and_instances_in_text() {
     check(
         "virsh-invoke-embedded",
         expect![[r#"
@@ -427,6 +437,10 @@ fn every_form_of_argument() {
           <p:ReturnValue>4096</p:ReturnValue>
         </p:Define_OUTPUT>"#]],
     );
+}
+
+#[test]
+fn mi_passes_references_by_their_keys() {
     check(
         "mi-invoke-ref-by-keys",
         expect![[r#"
@@ -458,6 +472,10 @@ fn every_form_of_argument() {
           <p:ReturnValue>4096</p:ReturnValue>
         </p:Define_OUTPUT>"#]],
     );
+}
+
+#[test]
+fn go_wsman_passes_wrapped_references_and_elements() {
     check(
         "gow-invoke-nested",
         expect![[r#"
@@ -490,6 +508,10 @@ fn every_form_of_argument() {
           <p:ReturnValue>4096</p:ReturnValue>
         </p:define_OUTPUT>"#]],
     );
+}
+
+#[test]
+fn virt_who_passes_everything_in_one_namespace() {
     check(
         "virtwho-invoke",
         expect![[r#"

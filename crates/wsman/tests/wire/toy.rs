@@ -27,6 +27,9 @@ class Toy_Service : Toy_Thing {
 };
 "#;
 
+/// Which instances a query selects.
+type Wanted = Box<dyn Fn(&Instance) -> bool>;
+
 pub struct Toy {
     pub schema: Schema,
     instances: Vec<Instance>,
@@ -116,7 +119,7 @@ impl Toy {
     }
 
     fn query(&self, query: Query) -> Result<Rows, Error> {
-        let (is_wanted, projection): (Box<dyn Fn(&Instance) -> bool>, _) = match query {
+        let (is_wanted, projection): (Wanted, _) = match query {
             Query::Class { class, polymorphic } => {
                 self.schema.class(&class).ok_or_else(|| Error::invalid_class(&class))?;
                 (Box::new(move |i| if polymorphic { i.class().is_a(&class) } else { i.class().name == class }), None)
