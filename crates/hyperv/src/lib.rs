@@ -25,7 +25,6 @@ pub mod read;
 pub mod schema;
 pub mod view;
 
-#[cfg(test)]
 mod world;
 
 use cim::op::{Answer, Operation};

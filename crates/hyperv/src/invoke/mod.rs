@@ -14,8 +14,6 @@ mod resources;
 mod snapshot_service;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_management;
 
 pub use completion::{Completion, Outcome};
 

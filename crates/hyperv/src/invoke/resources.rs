@@ -140,7 +140,7 @@ fn add_one(call: &Call, vm: VmId, resource: &Instance) -> Result<Step, Failure> 
         Some(ADAPTER) => {
             let name = resource.text("ElementName").filter(|name| !name.is_empty()).unwrap_or("Network Adapter");
             let mac = resource.text("Address").filter(|mac| !mac.is_empty()).map(mac_address).transpose()?;
-            let network = network(resource)?.unwrap_or(Network::Unconnected);
+            let network = wanted_network(resource)?.unwrap_or(Network::Unconnected);
             let request = Request::AddNic { vm, name: name.to_owned(), mac, network };
             Ok((request, Resulting::Created(vm, Device::Nic)))
         }
@@ -149,7 +149,8 @@ fn add_one(call: &Call, vm: VmId, resource: &Instance) -> Result<Step, Failure> 
                 Device::Nic(id) => Some(id),
                 _ => None,
             })?;
-            connect(vm, nic, resource)
+            let network = wanted_network(resource)?.unwrap_or(Network::Unconnected);
+            Ok((Request::ConnectNic { vm, nic, network }, Resulting::Known(vm, Device::Connection(nic))))
         }
         Some(PROCESSOR | MEMORY | SERIAL) => {
             Err(unsupported(format!("another {} cannot be added", resource.class().name))
@@ -194,7 +195,8 @@ fn modify_one(call: &Call, resource: &Instance) -> Result<Option<Step>, Failure>
                 &["HostResource", "Connection", "EnabledState", "LastKnownSwitchName"],
                 "a connection",
             )?;
-            connect(vm, nic, resource).map(Some)
+            let network = wanted_network(resource)?;
+            Ok(network.map(|network| (Request::ConnectNic { vm, nic, network }, Resulting::Known(vm, device))))
         }
         Device::Controller(_) | Device::Drive(_) | Device::Disk(_) | Device::Nic(_) | Device::Serial(_) => {
             allow_only(&changed, &[], &format!("a {}", object.class()))?;
@@ -253,20 +255,22 @@ fn mac_address(text: &str) -> Result<[u8; 6], Failure> {
     Ok(mac)
 }
 
-fn connect(vm: VmId, nic: DeviceId, resource: &Instance) -> Result<Step, Failure> {
-    let disabled = resource.number("EnabledState") == Some(3);
-    let network = if disabled { None } else { network(resource)? };
-    let request = Request::ConnectNic { vm, nic, network: network.unwrap_or(Network::Unconnected) };
-    Ok((request, Resulting::Known(vm, Device::Connection(nic))))
+/// The network that a resource asks for: what `HostResource` or `Connection` names, none if it is disabled or names an
+/// empty text, and `None` if it says nothing about it.
+fn wanted_network(resource: &Instance) -> Result<Option<Network>, Failure> {
+    if resource.number("EnabledState") == Some(3) {
+        return Ok(Some(Network::Unconnected));
+    }
+    let given = [texts(resource, "HostResource"), texts(resource, "Connection")].concat();
+    match given.iter().map(|text| text.trim()).find(|text| !text.is_empty()) {
+        Some(text) => network(text).map(Some),
+        None => Ok((!given.is_empty()).then_some(Network::Unconnected)),
+    }
 }
 
-/// The network that `HostResource` or `Connection` names: `user`, the name of a tap interface, or the path of a
-/// `Msvm_VirtualEthernetSwitch` with one of these as its `Name`. `None` if it is not given.
-fn network(resource: &Instance) -> Result<Option<Network>, Failure> {
-    let given = [texts(resource, "HostResource"), texts(resource, "Connection")];
-    let Some(text) = given.iter().flatten().map(|text| text.trim()).find(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
+/// A network by name: `user`, the name of a tap interface, or the path of a `Msvm_VirtualEthernetSwitch` with one of
+/// these as its `Name`.
+fn network(text: &str) -> Result<Network, Failure> {
     let name = match ObjectPath::parse(text) {
         Ok(path) if cim::case::eq(&path.class, SWITCH) && !path.is_class() => {
             path.key("Name").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
@@ -278,8 +282,8 @@ fn network(resource: &Instance) -> Result<Option<Network>, Failure> {
         && name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':' | ','))
         && !matches!(name.as_str(), "." | "..");
     match name.as_str() {
-        user if cim::case::eq(user, NETWORK_USER) => Ok(Some(Network::User)),
-        _ if is_interface => Ok(Some(Network::Tap(name))),
+        user if cim::case::eq(user, NETWORK_USER) => Ok(Network::User),
+        _ if is_interface => Ok(Network::Tap(name)),
         _ => Err(invalid(format!("{text} names no network"))
             .hint(format!("use {NETWORK_USER} or the name of a tap interface of the host"))),
     }

@@ -42,7 +42,7 @@ fn machines_are_defined_from_settings() {
             "instance of Msvm_MemorySettingData { VirtualQuantity = 2048; };",
         ],
         expect![[
-            r#"wait for DefineVm(Definition { name: "db", notes: "a\nb", processors: 4, memory_mib: 2048, firmware: Uefi, bios_guid: Some(00000000-0000-0000-0000-00000000b105), snapshot_kind: Standard })"#
+            r#"wait for DefineVm(Definition { name: "db", notes: "a\nb", processors: 4, memory_mib: 2048, firmware: Uefi, bios_guid: Some(b105), snapshot_kind: Standard })"#
         ]],
     );
     check(
@@ -86,7 +86,7 @@ fn only_names_notes_and_the_snapshot_kind_change_by_settings() {
         V.0,
         "ElementName = \"Web\"; UserSnapshotType = 3;",
         expect![[
-            r#"wait for ModifyVm { vm: VmId(00000000-0000-0000-0000-0000000000A0), changes: VmChanges { name: Some("Web"), notes: None, snapshot_kind: Some(ProductionOrStandard), processors: None, memory_mib: None } }"#
+            r#"wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: Some("Web"), notes: None, snapshot_kind: Some(ProductionOrStandard), processors: None, memory_mib: None } }"#
         ]],
     );
     check(V.0, "ElementName = \"web\"; UserSnapshotType = 5; Notes = {};", expect!["wait for "]);
@@ -94,7 +94,7 @@ fn only_names_notes_and_the_snapshot_kind_change_by_settings() {
         V.0,
         "Notes = {\"one\", \"two\"};",
         expect![[
-            r#"wait for ModifyVm { vm: VmId(00000000-0000-0000-0000-0000000000A0), changes: VmChanges { name: None, notes: Some("one\ntwo"), snapshot_kind: None, processors: None, memory_mib: None } }"#
+            r#"wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: Some("one\ntwo"), snapshot_kind: None, processors: None, memory_mib: None } }"#
         ]],
     );
     check(
@@ -114,9 +114,7 @@ fn only_names_notes_and_the_snapshot_kind_change_by_settings() {
     check(
         snapshot_id('A').0,
         "ElementName = \"before\"; Notes = {\"x\"};",
-        expect![[
-            r#"wait for ModifySnapshot { snapshot: SnapshotId(00000000-0000-0000-0000-000000005041), name: Some("before"), notes: Some("x") }"#
-        ]],
+        expect![[r#"wait for ModifySnapshot { snapshot: SnapshotId(5041), name: Some("before"), notes: Some("x") }"#]],
     );
     check(
         snapshot_id('A').0,
@@ -143,31 +141,31 @@ fn a_setting_that_comes_back_unchanged_changes_nothing() {
     }
 }
 
+fn rasd(properties: String) -> String {
+    format!("instance of Msvm_ResourceAllocationSettingData {{ {properties} }};")
+}
+
+fn check_add(view: &View, resource: String, expected: Expect) {
+    let arguments = vec![("AffectedConfiguration", reference(vssd(V.0))), ("ResourceSettings", text(resource))];
+    expected.assert_eq(&show(call(view, management_service(), "AddResourceSettings", arguments)));
+}
+
 #[test]
-fn resources_are_added_by_their_type() {
+fn controllers_drives_and_disks_are_added_by_their_type() {
     let view = view(one_vm());
-    let check = |resource: String, expected: Expect| {
-        let arguments = vec![("AffectedConfiguration", reference(vssd(V.0))), ("ResourceSettings", text(resource))];
-        expected.assert_eq(&show(call(&view, management_service(), "AddResourceSettings", arguments)));
-    };
-    let rasd = |properties: String| format!("instance of Msvm_ResourceAllocationSettingData {{ {properties} }};");
-    let (ide, drive, nic) =
-        (path(&view, Device::Controller(IDE)), path(&view, Device::Drive(EMPTY_DRIVE)), path(&view, Device::Nic(NIC)));
+    let check = |resource: String, expected: Expect| check_add(&view, resource, expected);
+    let (ide, drive) = (path(&view, Device::Controller(IDE)), path(&view, Device::Drive(EMPTY_DRIVE)));
     check(
         rasd("ResourceType = 6; ResourceSubType = \"Microsoft:Hyper-V:Synthetic SCSI Controller\";".into()),
-        expect!["wait for AddController { vm: VmId(00000000-0000-0000-0000-0000000000A0), bus: Scsi }"],
+        expect!["wait for AddController { vm: VmId(00A0), bus: Scsi }"],
     );
     check(
         rasd(format!("ResourceType = 17; Parent = \"{ide}\"; AddressOnParent = \"1\";")),
-        expect![
-            "wait for AddDrive { vm: VmId(00000000-0000-0000-0000-0000000000A0), controller: DeviceId(00000000-0000-0000-0000-0000000000D1), address: Some(1) }"
-        ],
+        expect!["wait for AddDrive { vm: VmId(00A0), controller: DeviceId(00D1), address: Some(1) }"],
     );
     check(
         rasd(format!("ResourceType = 17; Parent = \"{ide}\";")),
-        expect![
-            "wait for AddDrive { vm: VmId(00000000-0000-0000-0000-0000000000A0), controller: DeviceId(00000000-0000-0000-0000-0000000000D1), address: None }"
-        ],
+        expect!["wait for AddDrive { vm: VmId(00A0), controller: DeviceId(00D1), address: None }"],
     );
     check(
         rasd(format!("ResourceType = 17; Parent = \"{drive}\";")),
@@ -180,7 +178,7 @@ fn resources_are_added_by_their_type() {
     check(
         rasd(format!("ResourceType = 31; Parent = \"{drive}\"; HostResource = {{\"/images/a.qcow2\"}};")),
         expect![[
-            r#"wait for AttachDisk { vm: VmId(00000000-0000-0000-0000-0000000000A0), drive: DeviceId(00000000-0000-0000-0000-0000000000D3), path: "/images/a.qcow2", format: None }"#
+            r#"wait for AttachDisk { vm: VmId(00A0), drive: DeviceId(00D3), path: "/images/a.qcow2", format: None }"#
         ]],
     );
     let disk = format!(
@@ -189,14 +187,21 @@ fn resources_are_added_by_their_type() {
     check(
         disk,
         expect![[
-            r#"wait for AttachDisk { vm: VmId(00000000-0000-0000-0000-0000000000A0), drive: DeviceId(00000000-0000-0000-0000-0000000000D3), path: "/images/a.qcow2", format: None }"#
+            r#"wait for AttachDisk { vm: VmId(00A0), drive: DeviceId(00D3), path: "/images/a.qcow2", format: None }"#
         ]],
     );
     check(
         rasd(format!("ResourceType = 31; Parent = \"{drive}\";")),
         expect!["32773: HostResource must hold one path of a disk image"],
     );
-    check("instance of Msvm_SyntheticEthernetPortSettingData { ElementName = \"lan\"; Address = \"02-00-00-00-00-0a\"; };".into(), expect![[r#"wait for AddNic { vm: VmId(00000000-0000-0000-0000-0000000000A0), name: "lan", mac: Some([2, 0, 0, 0, 0, 10]), network: Unconnected }"#]]);
+}
+
+#[test]
+fn adapters_and_connections_are_added_and_the_rest_is_not() {
+    let view = view(one_vm());
+    let check = |resource: String, expected: Expect| check_add(&view, resource, expected);
+    let nic = path(&view, Device::Nic(NIC));
+    check("instance of Msvm_SyntheticEthernetPortSettingData { ElementName = \"lan\"; Address = \"02-00-00-00-00-0a\"; };".into(), expect![[r#"wait for AddNic { vm: VmId(00A0), name: "lan", mac: Some([2, 0, 0, 0, 0, 10]), network: Unconnected }"#]]);
     check(
         "instance of Msvm_SyntheticEthernetPortSettingData { Address = \"12\"; };".into(),
         expect!["32773: Address 12 is not a MAC address: write it as twelve hexadecimal digits"],
@@ -208,21 +213,12 @@ fn resources_are_added_by_their_type() {
     };
     check(
         connection("tap0"),
-        expect![[
-            r#"wait for ConnectNic { vm: VmId(00000000-0000-0000-0000-0000000000A0), nic: DeviceId(00000000-0000-0000-0000-0000000000D4), network: Tap("tap0") }"#
-        ]],
+        expect![[r#"wait for ConnectNic { vm: VmId(00A0), nic: DeviceId(00D4), network: Tap("tap0") }"#]],
     );
-    check(
-        connection("USER"),
-        expect![
-            "wait for ConnectNic { vm: VmId(00000000-0000-0000-0000-0000000000A0), nic: DeviceId(00000000-0000-0000-0000-0000000000D4), network: User }"
-        ],
-    );
+    check(connection("USER"), expect!["wait for ConnectNic { vm: VmId(00A0), nic: DeviceId(00D4), network: User }"]);
     check(
         connection("Msvm_VirtualEthernetSwitch.CreationClassName=\\\"Msvm_VirtualEthernetSwitch\\\",Name=\\\"user\\\""),
-        expect![
-            "wait for ConnectNic { vm: VmId(00000000-0000-0000-0000-0000000000A0), nic: DeviceId(00000000-0000-0000-0000-0000000000D4), network: User }"
-        ],
+        expect!["wait for ConnectNic { vm: VmId(00A0), nic: DeviceId(00D4), network: User }"],
     );
     check(
         connection("../etc"),
@@ -242,22 +238,27 @@ fn resources_are_added_by_their_type() {
     );
 }
 
-#[test]
-fn resources_are_changed_and_removed_by_their_id() {
+fn id(owner: Owner, device: Device) -> String {
+    Object::Resource(owner, device).id("HOST").replace('\\', "\\\\")
+}
+
+fn check_modify(class: &str, id: String, properties: &str, expected: Expect) {
+    let mof = format!("instance of {class} {{ InstanceID = \"{id}\"; {properties} }};");
+    let arguments = vec![("ResourceSettings", text(mof))];
     let view = view(with_snapshot());
-    let id = |owner, device| Object::Resource(owner, device).id("HOST").replace('\\', "\\\\");
+    expected.assert_eq(&show(call(&view, management_service(), "ModifyResourceSettings", arguments)));
+}
+
+#[test]
+fn processors_and_memory_are_changed_by_their_id() {
+    let check = check_modify;
     let live = |device| id(Owner::Vm(V), device);
-    let check = |class: &str, id: String, properties: &str, expected: Expect| {
-        let mof = format!("instance of {class} {{ InstanceID = \"{id}\"; {properties} }};");
-        let arguments = vec![("ResourceSettings", text(mof))];
-        expected.assert_eq(&show(call(&view, management_service(), "ModifyResourceSettings", arguments)));
-    };
     check(
         "Msvm_ProcessorSettingData",
         live(Device::Processor),
         "VirtualQuantity = 4;",
         expect![
-            "wait for ModifyVm { vm: VmId(00000000-0000-0000-0000-0000000000A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, processors: Some(4), memory_mib: None } }"
+            "wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, processors: Some(4), memory_mib: None } }"
         ],
     );
     check(
@@ -271,7 +272,7 @@ fn resources_are_changed_and_removed_by_their_id() {
         live(Device::Memory),
         "VirtualQuantity = 512; Limit = 512; Reservation = 512;",
         expect![
-            "wait for ModifyVm { vm: VmId(00000000-0000-0000-0000-0000000000A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, processors: None, memory_mib: Some(512) } }"
+            "wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, processors: None, memory_mib: Some(512) } }"
         ],
     );
     check(
@@ -280,21 +281,35 @@ fn resources_are_changed_and_removed_by_their_id() {
         "VirtualQuantity = 512; Limit = 2048;",
         expect!["32773: Limit of memory cannot be changed: here VirtualQuantity can"],
     );
+}
+
+#[test]
+fn connections_are_changed_by_their_id_and_the_rest_is_not() {
+    let check = check_modify;
+    let live = |device| id(Owner::Vm(V), device);
     check(
         "Msvm_EthernetPortAllocationSettingData",
         live(Device::Connection(NIC)),
         "HostResource = {\"tap1\"};",
-        expect![[
-            r#"wait for ConnectNic { vm: VmId(00000000-0000-0000-0000-0000000000A0), nic: DeviceId(00000000-0000-0000-0000-0000000000D4), network: Tap("tap1") }"#
-        ]],
+        expect![[r#"wait for ConnectNic { vm: VmId(00A0), nic: DeviceId(00D4), network: Tap("tap1") }"#]],
     );
     check(
         "Msvm_EthernetPortAllocationSettingData",
         live(Device::Connection(NIC)),
         "EnabledState = 3;",
-        expect![
-            "wait for ConnectNic { vm: VmId(00000000-0000-0000-0000-0000000000A0), nic: DeviceId(00000000-0000-0000-0000-0000000000D4), network: Unconnected }"
-        ],
+        expect!["wait for ConnectNic { vm: VmId(00A0), nic: DeviceId(00D4), network: Unconnected }"],
+    );
+    check(
+        "Msvm_EthernetPortAllocationSettingData",
+        live(Device::Connection(NIC)),
+        "HostResource = {\"\"};",
+        expect!["wait for ConnectNic { vm: VmId(00A0), nic: DeviceId(00D4), network: Unconnected }"],
+    );
+    check(
+        "Msvm_EthernetPortAllocationSettingData",
+        live(Device::Connection(NIC)),
+        "LastKnownSwitchName = \"x\";",
+        expect!["wait for "],
     );
     check(
         "Msvm_ResourceAllocationSettingData",
@@ -316,22 +331,22 @@ fn resources_are_changed_and_removed_by_their_id() {
         "VirtualQuantity = 1;",
         expect!["32773: there is no resource with InstanceID Microsoft:none"],
     );
+}
 
+#[test]
+fn resources_are_removed_by_their_path() {
+    let view = view(with_snapshot());
     let remove = |object: Object, expected: Expect| {
         let arguments = vec![("ResourceSettings", text(object.path(&view).to_string()))];
         expected.assert_eq(&show(call(&view, management_service(), "RemoveResourceSettings", arguments)));
     };
     remove(
         Object::Resource(Owner::Vm(V), Device::Disk(DRIVE)),
-        expect![
-            "wait for RemoveDevice { vm: VmId(00000000-0000-0000-0000-0000000000A0), device: DeviceId(00000000-0000-0000-0000-0000000000D2), disk_only: true }"
-        ],
+        expect!["wait for RemoveDevice { vm: VmId(00A0), device: DeviceId(00D2), disk_only: true }"],
     );
     remove(
         Object::Resource(Owner::Vm(V), Device::Drive(DRIVE)),
-        expect![
-            "wait for RemoveDevice { vm: VmId(00000000-0000-0000-0000-0000000000A0), device: DeviceId(00000000-0000-0000-0000-0000000000D2), disk_only: false }"
-        ],
+        expect!["wait for RemoveDevice { vm: VmId(00A0), device: DeviceId(00D2), disk_only: false }"],
     );
     remove(
         Object::Resource(Owner::Vm(V), Device::Memory),
