@@ -1,0 +1,10 @@
+//! What the commands do, one module for each noun.
+
+pub mod console;
+pub mod create;
+pub mod generate;
+pub mod job;
+pub mod snapshot;
+pub mod vm;
+
+mod lookup;

@@ -1,0 +1,376 @@
+//! What the daemon is told: flags before environment before file before `defaults.toml`.
+//!
+//! ```text
+//!   flags, environment (clap) ─┐
+//!   configuration file ────────┼─▶ Settings, each key from the first that has it ─▶ Config, paths absolute
+//!   defaults.toml ─────────────┘
+//! ```
+//! All three sources have the same keys, so there is one type for them, [`Settings`], with everything optional.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Longest configuration file we read; a hundred times what one with every key needs.
+const FILE_BYTES_MAX: u64 = 256 << 10;
+
+const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// `snapvisor serve`
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct Flags {
+    /// Configuration file, TOML; /etc/snapvisor.toml for root and ~/.config/snapvisor.toml for others if it exists
+    #[arg(long, env = "SNAPVISOR_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Close TCP: only the Unix socket
+    #[arg(long, conflicts_with = "listen")]
+    pub no_tcp: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub settings: Settings,
+}
+
+/// Everything that can be set; absent means that the next source decides.
+#[derive(clap::Args, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where machines, snapshots and the state store are kept
+    #[arg(long, env = "SNAPVISOR_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where sockets and process records are kept; may be lost at a reboot
+    #[arg(long, env = "SNAPVISOR_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// The Unix socket
+    #[arg(long, env = "SNAPVISOR_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Loopback address and port for TCP clients; may be given several times; port 0 takes a free one
+    #[arg(long, env = "SNAPVISOR_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
+    pub listen: Option<Vec<SocketAddr>>,
+    /// What is logged, such as info or debug,host=trace
+    #[arg(long, env = "SNAPVISOR_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// What executes guest instructions
+    #[arg(long, env = "SNAPVISOR_ACCELERATOR", value_enum, value_name = "KIND")]
+    pub accelerator: Option<Accelerator>,
+    /// How disks are reached
+    #[arg(long, env = "SNAPVISOR_DISK_IO", value_enum, value_name = "KIND")]
+    pub disk_io: Option<DiskIo>,
+    /// Account of the emulator processes, if the daemon is root
+    #[arg(long, env = "SNAPVISOR_USER", value_name = "NAME")]
+    pub user: Option<String>,
+    /// The machine emulator
+    #[arg(long, env = "SNAPVISOR_QEMU", value_name = "PATH")]
+    pub qemu: Option<PathBuf>,
+    /// The image tool
+    #[arg(long, env = "SNAPVISOR_QEMU_IMG", value_name = "PATH")]
+    pub qemu_img: Option<PathBuf>,
+    /// The storage daemon
+    #[arg(long, env = "SNAPVISOR_QEMU_STORAGE_DAEMON", value_name = "PATH")]
+    pub qemu_storage_daemon: Option<PathBuf>,
+    /// UEFI firmware code
+    #[arg(long, env = "SNAPVISOR_UEFI_CODE", value_name = "PATH", requires = "uefi_variables")]
+    pub uefi_code: Option<PathBuf>,
+    /// Template of the UEFI variables
+    #[arg(long, env = "SNAPVISOR_UEFI_VARIABLES", value_name = "PATH", requires = "uefi_code")]
+    pub uefi_variables: Option<PathBuf>,
+}
+
+/// What executes guest instructions.
+#[derive(clap::ValueEnum, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accelerator {
+    /// Hardware where the processor says that it can
+    Auto,
+    /// Hardware
+    Kvm,
+    /// Translation
+    Tcg,
+}
+
+/// How disks are reached.
+#[derive(clap::ValueEnum, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskIo {
+    /// Through the page cache
+    Buffered,
+    /// Past the page cache, with threads
+    Direct,
+    /// Past the page cache, with io_uring
+    IoUring,
+}
+
+/// Everything decided; paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What survives a reboot.
+    pub data_dir: PathBuf,
+    /// What need not.
+    pub run_dir: PathBuf,
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// TCP addresses; not yet checked to be loopback.
+    pub listen: Vec<SocketAddr>,
+    /// Log filter.
+    pub log: String,
+    /// What executes guest instructions; `None` to find out.
+    pub accelerator: Accelerator,
+    /// How disks are reached.
+    pub disk_io: DiskIo,
+    /// Account of the emulator processes.
+    pub user: Option<String>,
+    /// The machine emulator; looked for if absent, as the other programs are.
+    pub qemu: Option<PathBuf>,
+    /// The image tool.
+    pub qemu_img: Option<PathBuf>,
+    /// The storage daemon.
+    pub qemu_storage_daemon: Option<PathBuf>,
+    /// UEFI code and template of the variables.
+    pub uefi: Option<(PathBuf, PathBuf)>,
+}
+
+/// What the surroundings say: who runs the daemon, and where such a user keeps things.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Whether the daemon is root.
+    pub root: bool,
+    /// `HOME`
+    pub home: Option<PathBuf>,
+    /// `XDG_DATA_HOME`
+    pub data_home: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`
+    pub config_home: Option<PathBuf>,
+    /// `XDG_RUNTIME_DIR`
+    pub runtime_dir: Option<PathBuf>,
+}
+
+/// Why the configuration is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that was named cannot be read.
+    #[error("could not read the configuration file {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file does not say what it should.
+    #[error("the configuration file {path} is wrong: {reason}")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// What and where.
+        reason: String,
+    },
+    /// A directory depends on a home directory that is not known.
+    #[error("there is no home directory to keep {what} in: set {flag}")]
+    Homeless {
+        /// What is to be kept.
+        what: &'static str,
+        /// The flag that says where.
+        flag: &'static str,
+    },
+    /// A relative path would depend on where the daemon was started.
+    #[error("{flag} is {path}, which is not an absolute path")]
+    Relative {
+        /// The flag.
+        flag: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn of_this_process() -> Self {
+        // XDG: a relative path in one of these variables is to be ignored.
+        let path = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Self {
+            root: rustix::process::geteuid().is_root(),
+            home: path("HOME"),
+            data_home: path("XDG_DATA_HOME"),
+            config_home: path("XDG_CONFIG_HOME"),
+            runtime_dir: path("XDG_RUNTIME_DIR"),
+        }
+    }
+
+    fn data_dir(&self) -> Option<PathBuf> {
+        if self.root {
+            return Some("/var/lib/snapvisor".into());
+        }
+        let base = self.data_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")))?;
+        Some(base.join("snapvisor"))
+    }
+
+    fn run_dir(&self) -> Option<PathBuf> {
+        if self.root {
+            return Some("/run/snapvisor".into());
+        }
+        let base = self.runtime_dir.clone().or_else(|| Some(self.home.as_ref()?.join(".local/state")))?;
+        Some(base.join("snapvisor"))
+    }
+
+    fn file(&self) -> Option<PathBuf> {
+        if self.root {
+            return Some("/etc/snapvisor.toml".into());
+        }
+        let base = self.config_home.clone().or_else(|| Some(self.home.as_ref()?.join(".config")))?;
+        Some(base.join("snapvisor.toml"))
+    }
+}
+
+impl Config {
+    /// Reads the file, if there is one, and decides.
+    ///
+    /// # Errors
+    /// When a file that was named cannot be read, says something unknown, or a path is of no use.
+    pub fn load(flags: Flags, surroundings: &Surroundings) -> Result<Self, ConfigError> {
+        let file = match &flags.config {
+            Some(path) => read(path)?,
+            None => match surroundings.file() {
+                Some(path) if path.exists() => read(&path)?,
+                _ => Settings::default(),
+            },
+        };
+        Self::decide(flags, file, surroundings)
+    }
+
+    /// The configuration from its sources.
+    ///
+    /// # Errors
+    /// When a path is relative, or depends on a home directory that is not known.
+    pub fn decide(flags: Flags, file: Settings, surroundings: &Surroundings) -> Result<Self, ConfigError> {
+        let defaults: Settings = toml::from_str(DEFAULTS).expect("a constant, read by a test");
+        let mut flags_settings = flags.settings;
+        if flags.no_tcp {
+            flags_settings.listen = Some(Vec::new());
+        }
+        let settings = flags_settings.or(file).or(defaults);
+        let homeless = |what, flag| ConfigError::Homeless { what, flag };
+        let data_dir = settings.data_dir.or_else(|| surroundings.data_dir());
+        let data_dir = data_dir.ok_or_else(|| homeless("data", "--data-dir"))?;
+        let run_dir = settings.run_dir.or_else(|| surroundings.run_dir());
+        let run_dir = run_dir.ok_or_else(|| homeless("sockets", "--run-dir"))?;
+        let socket = settings.socket.unwrap_or_else(|| run_dir.join("snapvisor.sock"));
+        for (flag, path) in [("--data-dir", &data_dir), ("--run-dir", &run_dir), ("--socket", &socket)] {
+            if !path.is_absolute() {
+                return Err(ConfigError::Relative { flag, path: path.clone() });
+            }
+        }
+        Ok(Self {
+            data_dir,
+            run_dir,
+            socket,
+            listen: settings.listen.unwrap_or_default(),
+            log: settings.log.unwrap_or_default(),
+            accelerator: settings.accelerator.unwrap_or(Accelerator::Auto),
+            disk_io: settings.disk_io.unwrap_or(DiskIo::Buffered),
+            user: settings.user,
+            qemu: settings.qemu,
+            qemu_img: settings.qemu_img,
+            qemu_storage_daemon: settings.qemu_storage_daemon,
+            uefi: settings.uefi_code.zip(settings.uefi_variables),
+        })
+    }
+}
+
+impl Settings {
+    /// These, and what they leave open from `other`.
+    #[must_use]
+    fn or(self, other: Self) -> Self {
+        Self {
+            data_dir: self.data_dir.or(other.data_dir),
+            run_dir: self.run_dir.or(other.run_dir),
+            socket: self.socket.or(other.socket),
+            listen: self.listen.or(other.listen),
+            log: self.log.or(other.log),
+            accelerator: self.accelerator.or(other.accelerator),
+            disk_io: self.disk_io.or(other.disk_io),
+            user: self.user.or(other.user),
+            qemu: self.qemu.or(other.qemu),
+            qemu_img: self.qemu_img.or(other.qemu_img),
+            qemu_storage_daemon: self.qemu_storage_daemon.or(other.qemu_storage_daemon),
+            uefi_code: self.uefi_code.or(other.uefi_code),
+            uefi_variables: self.uefi_variables.or(other.uefi_variables),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Settings, ConfigError> {
+    use std::io::Read;
+    let wrap = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(wrap)?;
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(wrap)?;
+    toml::from_str(&text).map_err(|error| ConfigError::Malformed {
+        path: path.to_owned(),
+        reason: error.to_string().trim_end().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> Surroundings {
+        Surroundings {
+            home: Some("/home/u".into()),
+            runtime_dir: Some("/run/user/1000".into()),
+            ..Surroundings::default()
+        }
+    }
+
+    fn decide(flags: Settings, file: &str, surroundings: &Surroundings) -> Result<Config, String> {
+        let file = toml::from_str(file).map_err(|error| error.to_string())?;
+        let flags = Flags { settings: flags, ..Flags::default() };
+        Config::decide(flags, file, surroundings).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_depend_on_who_runs_the_daemon() {
+        let check = |surroundings: &Surroundings, data: &str, socket: &str| {
+            let config = decide(Settings::default(), "", surroundings).unwrap();
+            assert_eq!((config.data_dir, config.socket), (data.into(), socket.into()));
+            assert_eq!(config.listen, ["127.0.0.1:5985".parse().unwrap()]);
+            assert_eq!((config.log.as_str(), config.accelerator), ("info", Accelerator::Auto));
+        };
+        let root = Surroundings { root: true, ..user() };
+        check(&root, "/var/lib/snapvisor", "/run/snapvisor/snapvisor.sock");
+        check(&user(), "/home/u/.local/share/snapvisor", "/run/user/1000/snapvisor/snapvisor.sock");
+        let bare = Surroundings { runtime_dir: None, data_home: Some("/d".into()), ..user() };
+        check(&bare, "/d/snapvisor", "/home/u/.local/state/snapvisor/snapvisor.sock");
+    }
+
+    #[test]
+    fn flags_go_before_the_file_and_the_file_before_defaults() {
+        let flags = Settings { log: Some("debug".into()), run_dir: Some("/r".into()), ..Settings::default() };
+        let file = "log = 'warn'\nlisten = ['[::1]:80']\naccelerator = 'tcg'\ndisk_io = 'io-uring'";
+        let config = decide(flags, file, &user()).unwrap();
+        assert_eq!((config.log.as_str(), config.socket), ("debug", "/r/snapvisor.sock".into()));
+        assert_eq!(config.listen, ["[::1]:80".parse().unwrap()]);
+        assert_eq!((config.accelerator, config.disk_io), (Accelerator::Tcg, DiskIo::IoUring));
+    }
+
+    #[test]
+    fn no_tcp_closes_tcp() {
+        let flags = Flags { no_tcp: true, ..Flags::default() };
+        assert_eq!(Config::decide(flags, Settings::default(), &user()).unwrap().listen, []);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |file: &str, surroundings: &Surroundings, expected: &str| {
+            let error = decide(Settings::default(), file, surroundings).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("lisen = []", &user(), "unknown field `lisen`");
+        check("listen = ['localhost']", &user(), "socket address");
+        check("accelerator = 'xen'", &user(), "unknown variant `xen`");
+        check("data_dir = 'here'", &user(), "--data-dir is here, which is not an absolute path");
+        check("", &Surroundings::default(), "there is no home directory to keep data in: set --data-dir");
+        let missing = Flags { config: Some("/nonexistent/file".into()), ..Flags::default() };
+        let error = Config::load(missing, &user()).unwrap_err().to_string();
+        assert!(error.starts_with("could not read the configuration file /nonexistent/file"), "{error}");
+    }
+}

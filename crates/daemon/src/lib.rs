@@ -1,0 +1,30 @@
+//! The server program: brings the parts together and keeps them going.
+//!
+//! ```text
+//!   config ─▶ telemetry ─▶ store locked ─▶ doors bound ─▶ machines observed ─▶ doors open ─▶ ready
+//!                                                                                  │ SIGTERM, SIGINT
+//!   machines go on running ◀─ pump stopped ◀─ effects at rest ◀─ doors shut ◀──────┘
+//! ```
+//! Reading order: [`config`], [`listen`] and [`http`] (the doors), [`service`] (envelopes), [`pump`] (the loop).
+
+pub mod accounts;
+pub mod config;
+pub mod facts;
+pub mod http;
+pub mod listen;
+pub mod peer;
+pub mod pump;
+pub mod run;
+pub mod service;
+pub mod telemetry;
+
+pub use config::{Config, Flags};
+pub use run::{RunError, serve};
+
+/// Fresh random bytes from the kernel.
+fn entropy<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // Fails only where there is no such system call, and then every identity would be guessable: stop.
+    getrandom::fill(&mut bytes).expect("the kernel has a random source");
+    bytes
+}

@@ -1,0 +1,225 @@
+//! The one task that owns the driver and the store.
+//!
+//! ```text
+//!  Handle::submit ──requests──▶┐                      ┌─▶ effects ──▶ Executor
+//!  Executor ───────events─────▶├─▶ driver ─▶ store ─▶ driver ─▶ replies ──▶ Handle::submit
+//!  clock ──────────ticks──────▶┘  handle     commit   confirm └─▶ State ────▶ Handle::state
+//! ```
+//! One event at a time: decided, made durable on a thread that may block, then published, and only then effects begin
+//! and callers are answered. So a caller who has a reply finds what it speaks of in the state.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use host::executor::Executor;
+use ledger::driver::{Driver, Released, Step};
+use ledger::event::{Event, RequestId};
+use ledger::failure::{Failure, Kind};
+use ledger::record::{RecordError, Store, StoreError};
+use ledger::request::{Reply, Request};
+use ledger::state::State;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::telemetry;
+
+/// Requests that wait while the store writes. More callers than that wait to be taken in.
+const REQUESTS_WAITING_MAX: usize = 64;
+/// How often finished jobs are looked through and facts recorded that could not be before.
+const TICK_SECONDS: u64 = 10;
+
+/// Why the pump did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What it holds cannot be understood.
+    #[error("the state store cannot be used: {0}")]
+    Record(#[from] RecordError),
+}
+
+/// What callers hold. Clones reach the same pump.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    requests: mpsc::Sender<Submitted>,
+    state: watch::Receiver<Arc<State>>,
+}
+
+#[derive(Debug)]
+struct Submitted {
+    request: Request,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Handle {
+    /// Asks for something and waits until it is decided and durable.
+    pub async fn submit(&self, request: Request) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        let stopping =
+            || Reply::Refused(Failure::new(Kind::Failed, "the daemon is stopping").hint("try again when it runs"));
+        if self.requests.send(Submitted { request, reply }).await.is_err() {
+            return stopping();
+        }
+        answer.await.unwrap_or_else(|_| stopping())
+    }
+
+    /// What exists now.
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.borrow())
+    }
+
+    /// The first state, from now on, of which `done` is true. Waits for ever if there is none: give it a time limit.
+    pub async fn wait_for(&self, mut done: impl FnMut(&State) -> bool + Send) -> Arc<State> {
+        let mut state = self.state.clone();
+        let found = state.wait_for(|state| done(state)).await.map(|state| Arc::clone(&state)).ok();
+        match found {
+            Some(state) => state,
+            // The pump has stopped and nothing will change any more.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The pump, not yet running.
+pub struct Pump<S> {
+    driver: Driver,
+    store: S,
+    executor: Executor,
+    events: mpsc::UnboundedReceiver<Event>,
+    requests: mpsc::Receiver<Submitted>,
+    waiting: HashMap<RequestId, oneshot::Sender<Reply>>,
+    next_request: RequestId,
+    state: watch::Sender<Arc<State>>,
+}
+
+impl<S: Store + 'static> Pump<S> {
+    /// Reads the store, looks at every machine, and takes up the jobs that were interrupted.
+    ///
+    /// # Errors
+    /// When the store cannot be read or what it holds cannot be understood.
+    pub async fn start(
+        mut store: S,
+        paths: ledger::paths::Paths,
+        executor: Executor,
+        events: mpsc::UnboundedReceiver<Event>,
+    ) -> Result<(Self, Handle), StartError> {
+        let (revision, records) = store.load()?;
+        let driver = Driver::load(revision, &records, paths)?;
+        let (requests, incoming) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let (state, readers) = watch::channel(Arc::new(driver.state().clone()));
+        let mut pump = Self {
+            driver,
+            store,
+            executor,
+            events,
+            requests: incoming,
+            waiting: HashMap::new(),
+            next_request: 0,
+            state,
+        };
+        let machines: Vec<_> = pump.driver.state().vms.keys().copied().collect();
+        for vm in machines {
+            let found = pump.executor.observe(vm).await;
+            tracing::info!(%vm, ?found, "machine observed");
+            pump = pump.turn(Event::Observed { vm, found }).await;
+        }
+        Ok((pump, Handle { requests, state: readers }))
+    }
+
+    /// Runs until every [`Handle`] is gone, or `stop` becomes true. Facts that have arrived by then are still recorded.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(TICK_SECONDS));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                // Facts about the world go before new wishes, and both before the clock.
+                biased;
+                Some(event) = self.events.recv() => event,
+                _ = stop.wait_for(|stop| *stop) => break,
+                submitted = self.requests.recv() => match submitted {
+                    Some(submitted) => self.admit(submitted),
+                    None => break,
+                },
+                _ = ticks.tick() => Event::Tick,
+            };
+            self = self.turn(event).await;
+        }
+    }
+
+    /// Gives a request what it needs to become an event.
+    fn admit(&mut self, submitted: Submitted) -> Event {
+        let id = self.next_request;
+        self.next_request += 1;
+        tracing::debug!(id, request = ?submitted.request, "request");
+        self.waiting.insert(id, submitted.reply);
+        let seed = u128::from_ne_bytes(crate::entropy());
+        Event::Request { id, request: submitted.request, seed }
+    }
+
+    /// One event, from decision to release.
+    async fn turn(self, event: Event) -> Self {
+        let asked = match &event {
+            Event::Request { request, .. } => format!("{request:?}"),
+            _ => String::new(),
+        };
+        let step = self.driver.handle(event, host::now());
+        let (mut this, step, durable) = self.commit(step).await;
+        let released = match durable {
+            Ok(()) => this.driver.confirm(step),
+            Err(error) => {
+                tracing::error!(%error, "nothing was recorded");
+                this.driver.refuse(step, &error)
+            }
+        };
+        this.publish();
+        this.release(released, &asked);
+        this
+    }
+
+    /// Makes the step durable. Takes the whole pump along, because the store must not be touched meanwhile.
+    async fn commit(mut self, step: Step) -> (Self, Step, Result<(), StoreError>) {
+        if step.commit.is_none() {
+            return (self, step, Ok(()));
+        }
+        let task = tokio::task::spawn_blocking(move || {
+            let durable = step.commit.as_ref().map_or(Ok(()), |commit| self.store.commit(commit));
+            (self, step, durable)
+        });
+        match task.await {
+            Ok(done) => done,
+            // The store and the driver went down with the thread; the service restarts us and the store tells.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn publish(&self) {
+        let before = Arc::clone(&self.state.borrow());
+        let now = self.driver.state();
+        if before.revision != now.revision {
+            telemetry::jobs_between(&before, now);
+        }
+        if *before != *now {
+            self.state.send_replace(Arc::new(now.clone()));
+        }
+    }
+
+    fn release(&mut self, released: Released, asked: &str) {
+        for (id, reply) in released.replies {
+            if let Reply::Refused(failure) = &reply {
+                telemetry::refused(asked, failure);
+            }
+            if let Some(waiting) = self.waiting.remove(&id) {
+                // A caller who has gone away needs no answer; what was decided holds.
+                let _ = waiting.send(reply);
+            }
+        }
+        for id in released.cancels {
+            self.executor.cancel(id);
+        }
+        for (id, effect) in released.effects {
+            self.executor.start(id, effect);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! From configuration to a running service, and back to silence.
+
+use std::time::Duration;
+
+use host::capability::{CapabilityError, Tools, UefiFiles, Wishes};
+use host::executor::{Executor, Setup};
+use host::layout::{Layout, LayoutError};
+use host::store_sqlite::{OpenError, SqliteStore};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::accounts::{self, AccountError};
+use crate::config::{Accelerator, Config, ConfigError, DiskIo};
+use crate::listen::{Doors, ListenError};
+use crate::pump::{Pump, StartError};
+use crate::service::Service;
+use crate::telemetry::FilterError;
+use crate::{facts, telemetry};
+
+/// How long a stopping daemon waits for requests and effects under way. What is not done by then is taken up by the
+/// next daemon, as after a crash.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It is told something that makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The same, of the log filter.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The same, of the account.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// The directories cannot be used.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The store cannot be opened, or another daemon has it.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store cannot be understood.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The emulator is missing or of no use.
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
+    /// Clients could not connect.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system refuses something basic.
+    #[error("could not {what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl RunError {
+    /// Exit status of the process: 2 if what it was told makes no sense, 3 if another daemon is in the way, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RunError::Config(_) | RunError::Filter(_) | RunError::Account(_) => 2,
+            RunError::Listen(ListenError::NotLoopback(_)) => 2,
+            RunError::Open(OpenError::Locked { .. }) => 3,
+            RunError::Listen(ListenError::SocketInUse(_) | ListenError::AddressInUse(_)) => 3,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop. `ready` is given what clients can connect to, once they can.
+///
+/// # Errors
+/// When it cannot start. Once it runs, it goes on.
+pub fn serve(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunError> {
+    telemetry::init(&config.log)?;
+    let runtime =
+        tokio::runtime::Runtime::new().map_err(|source| RunError::System { what: "start the runtime", source })?;
+    let result = runtime.block_on(run(config, ready));
+    // A file operation that hangs must not keep the process from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunError> {
+    let mut stop = Signals::new()?;
+    let account = config.user.as_deref().map(|name| accounts::find(name, rustix::process::geteuid().is_root()));
+    let layout = Layout::new(&config.data_dir, &config.run_dir, account.transpose()?)?;
+    layout.create()?;
+    let store = SqliteStore::open(&layout)?;
+    let doors = Doors::bind(&config.socket, &config.listen).await?;
+    let tools = Tools::find(&wishes(&config), &layout).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        qemu = %tools.version,
+        accelerator = ?tools.platform.accelerator,
+        no_kvm = tools.no_kvm.as_deref(),
+        data = %layout.data().display(),
+        "starting"
+    );
+
+    let (outcomes, events) = mpsc::unbounded_channel();
+    let executor = Executor::new(Setup { layout: layout.clone(), tools }, outcomes);
+    let paths = ledger::paths::Paths::new(layout.data());
+    let (pump, handle) = Pump::start(store, paths, executor.clone(), events).await?;
+    let (stop_pump, pump_stopping) = watch::channel(false);
+    let pump = tokio::spawn(pump.run(pump_stopping));
+
+    let data_root = layout.data().to_owned();
+    let host = facts::host(data_root, Box::new(move |vm| Some(layout.com1(vm))));
+    let service = Service::new(host, handle);
+    let urls = doors.urls();
+    let (close, closing) = watch::channel(false);
+    let doors = tokio::spawn(doors.serve(service, closing));
+    ready(&urls);
+
+    stop.wait().await;
+    tracing::info!("stopping; machines go on running");
+    close.send_replace(true);
+    let farewell = async {
+        let _ = doors.await;
+        executor.idle().await;
+    };
+    tokio::select! {
+        () = stop.wait() => tracing::warn!("told to stop twice: stopping at once"),
+        rested = tokio::time::timeout(FAREWELL, farewell) => if rested.is_err() {
+            tracing::warn!("stopping with work under way; it is taken up at the next start");
+        },
+    }
+    stop_pump.send_replace(true);
+    // A panic in the pump has been printed; there is nothing left to save.
+    let _ = pump.await;
+    Ok(())
+}
+
+fn wishes(config: &Config) -> Wishes {
+    Wishes {
+        emulator: config.qemu.clone(),
+        qemu_img: config.qemu_img.clone(),
+        storage_daemon: config.qemu_storage_daemon.clone(),
+        uefi: config.uefi.clone().map(|(code, variables)| UefiFiles { code, variables }),
+        accelerator: match config.accelerator {
+            Accelerator::Auto => None,
+            Accelerator::Kvm => Some(qemu::launch::Accelerator::Kvm),
+            Accelerator::Tcg => Some(qemu::launch::Accelerator::Tcg),
+        },
+        disk_io: Some(match config.disk_io {
+            DiskIo::Buffered => qemu::graph::DiskIo::Buffered,
+            DiskIo::Direct => qemu::graph::DiskIo::DirectThreads,
+            DiskIo::IoUring => qemu::graph::DiskIo::DirectIoUring,
+        }),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, RunError> {
+        let listen = |kind| signal(kind).map_err(|source| RunError::System { what: "listen for signals", source });
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! From an envelope to its answer: `wsman` reads it, `hyperv` understands it, the pump decides.
+//!
+//! ```text
+//!   bytes ─▶ Server::handle ─▶ Reply                                        Pull, Release, Identify, faults
+//!                └▶ Operation ─▶ hyperv::answer ─▶ Read, Done               from the present state
+//!                                     └▶ Submission ─▶ pump, one request after the other ─▶ Completion::finish
+//! ```
+//! Some methods answer when their job has ended. They wait no longer than the client does, less a margin; if the job is
+//! not over by then, the answer is the job itself.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cim::op::{Answer, Operation};
+use hyperv::{Host, Namespaces, Outcome, Reaction, Submission, View};
+use ledger::request;
+use wsman::server::{Continuation, HttpReply};
+use wsman::{Identity, Incoming, Moment, Server, Step};
+
+use crate::http::{Answers, Question, Reply};
+use crate::pump::Handle;
+
+/// The part of a client's patience that is kept for the way back of the answer.
+const MARGIN: Duration = Duration::from_secs(2);
+/// The longest an answer is held back for a job, however patient the client: others on the way may be less so.
+const WAIT_MAX: Duration = Duration::from_secs(50);
+
+/// Answers envelopes. Clones are the same service.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    server: Mutex<Server>,
+    namespaces: Arc<Namespaces>,
+    host: Arc<Host>,
+    pump: Handle,
+    started: Instant,
+}
+
+impl Service {
+    /// A service that speaks for `pump`.
+    pub fn new(host: Host, pump: Handle) -> Self {
+        let identity = Identity {
+            vendor: "Snapvisor".to_owned(),
+            version: format!("OS: 0.0.0 SP: 0.0 Stack: {}", env!("CARGO_PKG_VERSION")),
+            host: host.name.clone(),
+        };
+        Self(Arc::new(Inner {
+            server: Mutex::new(Server::new(identity)),
+            namespaces: Arc::new(Namespaces::load()),
+            host: Arc::new(host),
+            pump,
+            started: Instant::now(),
+        }))
+    }
+
+    fn view(&self) -> View {
+        let now = host::now();
+        View {
+            namespaces: Arc::clone(&self.0.namespaces),
+            host: Arc::clone(&self.0.host),
+            state: self.0.pump.state(),
+            now,
+            utc_offset_minutes: crate::facts::utc_offset_minutes(now),
+        }
+    }
+
+    fn server(&self) -> MutexGuard<'_, Server> {
+        // Under the lock envelopes are read and written, nothing is waited for; a panic leaves enumerations as they are.
+        self.0.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn perform(&self, operation: Operation, patience: Duration, explain: bool) -> Result<Answer, cim::Error> {
+        let view = self.view();
+        let outcome = match hyperv::answer(&view, operation)? {
+            Reaction::Read(answer) => return Ok(answer),
+            Reaction::Done(outcome) => {
+                if let Some(failure) = &outcome.refusal {
+                    crate::telemetry::refused("before it was submitted", failure);
+                }
+                outcome
+            }
+            Reaction::Submit(submission) => self.submit(submission, patience).await,
+        };
+        match (outcome.refusal, explain) {
+            (Some(failure), true) => Err(explanation(&failure)),
+            _ => Ok(Answer::Method(outcome.result)),
+        }
+    }
+
+    async fn submit(&self, submission: Submission, patience: Duration) -> Outcome {
+        let deadline = tokio::time::Instant::now() + patience.saturating_sub(MARGIN).min(WAIT_MAX);
+        let mut replies = Vec::new();
+        for request in submission.requests {
+            let reply = self.0.pump.submit(request).await;
+            let goes_on = match &reply {
+                request::Reply::Refused(_) => false,
+                request::Reply::Job(job) if submission.completion.wait_for_job => self.completes(*job, deadline).await,
+                request::Reply::Job(_) | request::Reply::Done { .. } => true,
+            };
+            replies.push(reply);
+            if !goes_on {
+                break;
+            }
+        }
+        submission.completion.finish(&self.0.pump.state(), &replies)
+    }
+
+    /// Waits for the end of a job; whether it ended well before the deadline.
+    async fn completes(&self, job: ledger::id::JobId, deadline: tokio::time::Instant) -> bool {
+        use ledger::job::JobState;
+        let ended = self.0.pump.wait_for(|state| state.jobs.get(&job).is_none_or(|job| job.state.is_final()));
+        let state = tokio::time::timeout_at(deadline, ended).await;
+        state.is_ok_and(|state| state.jobs.get(&job).is_none_or(|job| job.state == JobState::Completed))
+    }
+
+    fn now(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    fn begin(&self, question: &Question) -> Step {
+        let incoming =
+            Incoming { content_type: &question.content_type, body: &question.body, principal: &question.principal };
+        self.server().handle(incoming, Moment { now: self.now(), entropy: crate::entropy() })
+    }
+
+    fn end(&self, continuation: Continuation, answer: Result<Answer, cim::Error>) -> HttpReply {
+        let now = self.now();
+        self.server().complete(continuation, answer, now)
+    }
+}
+
+impl Answers for Service {
+    async fn answer(&self, question: Question) -> Reply {
+        let reply = match self.begin(&question) {
+            Step::Reply(reply) => reply,
+            Step::Perform(operation, continuation) => {
+                tracing::debug!(?operation, principal = %question.principal, "operation");
+                let patience = continuation.timeout();
+                match tokio::time::timeout(patience, self.perform(operation, patience, question.explain)).await {
+                    Ok(answer) => self.end(continuation, answer),
+                    Err(_) => self.server().time_out(continuation),
+                }
+            }
+        };
+        Reply { status: reply.status, content_type: reply.content_type, body: reply.body }
+    }
+}
+
+/// A refusal in words: what happened on the first line, what to do about it on the second.
+fn explanation(failure: &ledger::failure::Failure) -> cim::Error {
+    let mut text = failure.message.clone();
+    if let Some(hint) = &failure.hint {
+        text.push('\n');
+        text.push_str(hint);
+    }
+    cim::Error::new(hyperv::codes::status(failure.kind), text)
+}

@@ -1,0 +1,73 @@
+//! The one program: `serve` is the daemon, everything else is its client.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Snapshots of QEMU virtual machines, the Hyper-V way
+#[derive(Parser, Debug)]
+#[command(name = "snapvisor", version, after_help = cli::args::EXIT_CODES, max_term_width = 120, propagate_version = true)]
+struct Program {
+    #[command(flatten)]
+    global: cli::args::Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the daemon
+    Serve(Box<daemon::Flags>),
+    #[command(flatten)]
+    Client(cli::args::Command),
+}
+
+fn main() -> ExitCode {
+    let program = Program::parse();
+    match program.command {
+        Command::Serve(flags) => serve(*flags),
+        Command::Client(command) => cli::run(&program.global, command, Program::command()),
+    }
+}
+
+/// Scripts wait for the line that begins with `listening on`; it is printed once clients can connect.
+fn serve(flags: daemon::Flags) -> ExitCode {
+    let surroundings = daemon::config::Surroundings::of_this_process();
+    let ready = |urls: &[String]| println!("listening on {}", urls.join(" "));
+    let result = daemon::Config::load(flags, &surroundings).map_err(Into::into);
+    match result.and_then(|config| daemon::serve(config, ready)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let error: daemon::RunError = error;
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Program::command().debug_assert();
+    }
+
+    #[test]
+    fn the_client_looks_where_the_daemon_listens() {
+        let home = std::path::PathBuf::from("/home/u");
+        for (root, runtime) in [(true, None), (false, None), (false, Some("/run/user/7"))] {
+            let surroundings = daemon::config::Surroundings {
+                root,
+                home: Some(home.clone()),
+                runtime_dir: runtime.map(Into::into),
+                ..Default::default()
+            };
+            let flags = daemon::Flags::default();
+            let config = daemon::Config::decide(flags, daemon::config::Settings::default(), &surroundings).unwrap();
+            let socket = cli::session::default_socket(root, Some(&home), runtime.map(std::path::Path::new));
+            assert_eq!(socket.as_deref(), Some(config.socket.as_path()));
+        }
+    }
+}
