@@ -215,3 +215,61 @@ fn decode<E: for<'a> Deserialize<'a>>(record: &Stored) -> Result<E, RecordError>
 fn damaged(record: &Stored, reason: impl ToString) -> RecordError {
     RecordError::Damaged { kind: record.kind.clone(), id: record.id.clone(), reason: reason.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records as version 1 wrote them. A type that changes must go on reading these, or come with a new version.
+    const VERSION_1: &[(&str, &str)] = &[
+        (
+            "vm",
+            r#"{"version":1,"id":"00000000-0000-4000-8000-000000000001","name":"m","notes":"","created":1,"settings":{"processors":1,"memory_mib":64,"firmware":"Uefi","bios_guid":"00000000-0000-4000-8000-000000000009","nvram":null,"controllers":[{"id":"00000000-0000-4000-8000-000000000003","bus":"Scsi","number":0}],"drives":[{"id":"00000000-0000-4000-8000-000000000004","controller":"00000000-0000-4000-8000-000000000003","address":0,"disk":"00000000-0000-4000-8000-000000000005"}],"nics":[{"id":"00000000-0000-4000-8000-000000000006","name":"n","mac":[82,84,0,1,2,3],"network":{"Tap":"t"}}]},"snapshot_kind":"Standard","power":"Off","saved":null,"parent":null,"last_applied":null,"generation_id":"00000000-0000-4000-8000-000000000007","power_changed":1,"configuration_changed":1,"garbage":["/d/x"]}"#,
+        ),
+        (
+            "layer",
+            r#"{"version":1,"id":"00000000-0000-4000-8000-000000000005","vm":"00000000-0000-4000-8000-000000000001","path":"/d/a.qcow2","format":"Qcow2","parent":null,"origin":"Attached","size":1048576}"#,
+        ),
+        (
+            "memory",
+            r#"{"version":1,"id":"00000000-0000-4000-8000-000000000008","vm":"00000000-0000-4000-8000-000000000001","path":"/d/m","bytes":7,"machine":"{}"}"#,
+        ),
+        (
+            "snapshot",
+            r#"{"version":1,"id":"00000000-0000-4000-8000-000000000002","vm":"00000000-0000-4000-8000-000000000001","name":"s","notes":"","created":2,"parent":null,"purpose":"User","settings":{"processors":1,"memory_mib":64,"firmware":"Bios","bios_guid":"00000000-0000-4000-8000-000000000009","nvram":null,"controllers":[],"drives":[],"nics":[]},"snapshot_kind":"Standard","memory":"00000000-0000-4000-8000-000000000008"}"#,
+        ),
+        (
+            "job",
+            r#"{"version":1,"id":"00000000-0000-4000-8000-00000000000A","vm":"00000000-0000-4000-8000-000000000001","kind":"CreateSnapshot","state":"Completed","stage":"Finished","percent":100,"activity":"done","snapshot":"00000000-0000-4000-8000-000000000002","report":{"method":"live","reason":null,"pause_us":10,"total_us":20,"bytes":30},"cancel":null,"effects":3,"submitted":1,"changed":2}"#,
+        ),
+    ];
+
+    #[test]
+    fn records_of_version_1_are_read_and_written_as_they_were() {
+        let stored =
+            |(kind, body): &(&str, &str)| Stored { kind: (*kind).into(), id: String::new(), body: (*body).into() };
+        let records: Vec<Stored> = VERSION_1.iter().map(stored).collect();
+        let state = rebuild(7, &records).unwrap();
+        assert_eq!((state.revision, state.check()), (7, Vec::new()));
+        let commit = difference(&State::default(), &state).unwrap();
+        for change in commit.changes {
+            let expected = VERSION_1.iter().find(|(kind, _)| *kind == change.key.kind()).unwrap().1;
+            let lower = |text: &str| text.to_lowercase();
+            assert_eq!(change.body.as_deref().map(lower), Some(lower(expected)));
+        }
+    }
+
+    #[test]
+    fn damaged_and_newer_records_are_refused() {
+        let check = |kind: &str, body: &str, expected: &str| {
+            let record = Stored { kind: kind.into(), id: "X".into(), body: body.into() };
+            let error = rebuild(0, &[record]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("vm", "{", "record vm X is damaged");
+        check("vm", "{}", "missing field `version`");
+        check("vm", r#"{"version":1}"#, "missing field `id`");
+        check("layer", r#"{"version":2}"#, "record layer X has format version 2; this program knows up to 1");
+        check("cat", r#"{"version":1}"#, "its kind is unknown");
+    }
+}

@@ -169,146 +169,52 @@ fn create(vm: VmId, name: &str, contents: Contents) -> Request {
     Request::CreateSnapshot { vm, name: name.into(), contents, purpose: Purpose::User }
 }
 
-/// Every kind of job, in the company it keeps in real life.
-fn scenarios() -> Vec<(&'static str, Vec<Do>)> {
-    vec![
-        (
-            "one branch, running",
-            vec![
-                Power(Running),
-                Write(0, 1),
-                Snap("A"),
-                Write(1, 2),
-                Snap("B"),
-                Write(0, 3),
-                SnapDisks("C"),
-                Write(2, 4),
-                Power(Off),
-                Apply("A"),
-                Power(Running),
-                Write(3, 5),
-            ],
-        ),
-        (
-            "destroy under a running guest",
-            vec![
-                Power(Running),
-                Write(0, 1),
-                Snap("A"),
-                Write(1, 2),
-                Snap("B"),
-                Write(2, 3),
-                Snap("C"),
-                Write(3, 4),
-                Destroy("B"),
-                Write(4, 5),
-                Destroy("C"),
-                Write(5, 6),
-                Destroy("A"),
-                Write(6, 7),
-            ],
-        ),
-        (
-            "three branches",
-            vec![
-                Power(Running),
-                Write(0, 1),
-                Snap("A"),
-                Write(1, 2),
-                Snap("B"),
-                Power(Off),
-                Apply("A"),
-                Power(Running),
-                Write(1, 3),
-                Snap("C"),
-                Power(Saved),
-                Apply("A"),
-                Power(Running),
-                Write(1, 4),
-                Snap("D"),
-                Write(2, 5),
-                Destroy("A"),
-                Destroy("C"),
-                DestroyTree("B"),
-                Destroy("D"),
-            ],
-        ),
-        (
-            "destroy while off",
-            vec![
-                Power(Running),
-                Write(0, 1),
-                Snap("A"),
-                Write(1, 2),
-                Snap("B"),
-                Write(2, 3),
-                Power(Off),
-                Destroy("A"),
-                Power(Running),
-                Write(3, 4),
-                Power(Off),
-                Destroy("B"),
-            ],
-        ),
-        (
-            "saved",
-            vec![
-                Power(Running),
-                Write(0, 1),
-                Power(Saved),
-                Snap("S"),
-                Power(Running),
-                Write(1, 2),
-                Power(Saved),
-                Apply("S"),
-                Clear("S"),
-                Power(Running),
-                Power(Saved),
-                Power(Off),
-                Destroy("S"),
-            ],
-        ),
-        ("off", vec![Snap("A"), SnapDisks("B"), Apply("A"), Snap("C"), DestroyTree("A")]),
-        (
-            "paused, reset, shutdown",
-            vec![
-                Power(Running),
-                Write(0, 1),
-                Power(Paused),
-                Snap("P"),
-                Power(Running),
-                Power(Reset),
-                Write(1, 2),
-                Destroy("P"),
-                Power(Shutdown),
-                GuestExits,
-                Power(Running),
-                Power(Shutdown),
-                Tick,
-                Power(Shutdown),
-                Power(Off),
-                DestroyVm,
-            ],
-        ),
-        (
-            "subtree with the live state in it",
-            vec![
-                Power(Running),
-                Snap("A"),
-                Write(0, 1),
-                Snap("B"),
-                Write(1, 2),
-                Snap("C"),
-                Write(2, 3),
-                DestroyTree("B"),
-                Write(3, 4),
-                Power(Off),
-                Apply("A"),
-                Power(Running),
-            ],
-        ),
-        ("remove with snapshots", vec![Power(Running), Snap("A"), Write(0, 1), Snap("B"), Power(Saved), DestroyVm]),
-    ]
+/// Every kind of job, in the company it keeps in real life. See [`parse`] for the words.
+const SCENARIOS: &[(&str, &str)] = &[
+    ("one branch, running", "on w0:1 snap:A w1:2 snap:B w0:3 disks:C w2:4 off apply:A on w3:5"),
+    (
+        "destroy under a running guest",
+        "on w0:1 snap:A w1:2 snap:B w2:3 snap:C w3:4 destroy:B w4:5 destroy:C w5:6 destroy:A w6:7",
+    ),
+    (
+        "three branches",
+        "on w0:1 snap:A w1:2 snap:B off apply:A on w1:3 snap:C save apply:A on w1:4 snap:D w2:5 destroy:A destroy:C tree:B destroy:D",
+    ),
+    ("destroy while off", "on w0:1 snap:A w1:2 snap:B w2:3 off destroy:A on w3:4 off destroy:B"),
+    ("saved", "on w0:1 save snap:S on w1:2 save apply:S clear:S on save off destroy:S"),
+    ("off", "snap:A disks:B apply:A snap:C tree:A"),
+    (
+        "paused, reset, shutdown",
+        "on w0:1 pause snap:P on reset w1:2 destroy:P button exits on button tick button off remove",
+    ),
+    ("subtree with the live state in it", "on snap:A w0:1 snap:B w1:2 snap:C w2:3 tree:B w3:4 off apply:A on"),
+    ("remove with snapshots", "on snap:A w0:1 snap:B save remove"),
+];
+
+/// Reads a scenario: words separated by blanks, `w3:5` for writing 5 to block 3.
+fn parse(script: &'static str) -> Vec<Do> {
+    let word = |word: &'static str| match word.split_once(':') {
+        Some(("snap", name)) => Snap(name),
+        Some(("disks", name)) => SnapDisks(name),
+        Some(("apply", name)) => Apply(name),
+        Some(("destroy", name)) => Destroy(name),
+        Some(("tree", name)) => DestroyTree(name),
+        Some(("clear", name)) => Clear(name),
+        Some((block, value)) => Write(block[1..].parse().unwrap(), value.parse().unwrap()),
+        None => match word {
+            "on" => Power(Running),
+            "off" => Power(Off),
+            "save" => Power(Saved),
+            "pause" => Power(Paused),
+            "reset" => Power(Reset),
+            "button" => Power(Shutdown),
+            "exits" => GuestExits,
+            "tick" => Tick,
+            "remove" => DestroyVm,
+            unknown => panic!("no such word: {unknown}"),
+        },
+    };
+    script.split(' ').map(word).collect()
 }
 
 /// Runs one scenario with one fault; gives the number of effects and commits.
@@ -320,7 +226,8 @@ fn try_out(name: &str, script: &[Do], fault: Fault) -> (usize, usize) {
 
 #[test]
 fn every_scenario_completes_without_faults() {
-    for (name, script) in scenarios() {
+    for &(name, script) in SCENARIOS {
+        let script = parse(script);
         let mut scene = Scene::new(Fault::None);
         scene.run(&script, name);
         let unexpected: Vec<_> = scene
@@ -336,7 +243,8 @@ fn every_scenario_completes_without_faults() {
 }
 
 fn every_point(points: fn((usize, usize)) -> usize, fault: fn(usize) -> Fault) {
-    for (name, script) in scenarios() {
+    for &(name, script) in SCENARIOS {
+        let script = parse(script);
         let count = points(try_out(name, &script, Fault::None));
         assert!(count > 4, "{name} has points to try");
         for at in 0..count {
@@ -393,7 +301,7 @@ fn the_store_fails_at_each_commit() {
 #[test]
 fn parents_follow_the_worked_example() {
     let mut scene = Scene::new(Fault::None);
-    let script = [Power(Running), Snap("A"), Snap("B"), Power(Off), Apply("A"), Power(Running), Snap("C")];
+    let script = parse("on snap:A snap:B off apply:A on snap:C");
     scene.run(&script, "worked example");
     let parent = |scene: &Scene, name: &str| scene.rig.state().snapshots[&scene.snapshot(name).unwrap()].parent;
     let machine = |scene: &Scene| scene.rig.state().vms.values().next().unwrap().clone();
@@ -411,7 +319,7 @@ fn parents_follow_the_worked_example() {
 #[test]
 fn the_users_image_is_merged_into_and_stays() {
     let mut scene = Scene::new(Fault::None);
-    let script = [Power(Running), Write(0, 1), Snap("A"), Write(1, 2), Snap("B"), Write(2, 3), DestroyTree("A")];
+    let script = parse("on w0:1 snap:A w1:2 snap:B w2:3 tree:A");
     scene.run(&script, "user's image");
     let vm = scene.vm.unwrap();
     let paths: Vec<_> = scene.rig.state().layers_of(vm).map(|layer| layer.path.display().to_string()).collect();
