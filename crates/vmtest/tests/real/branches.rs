@@ -1,0 +1,115 @@
+//! Taking snapshots and going back: one branch, several, every kind of state, both firmwares.
+
+use super::Rig;
+
+#[test]
+fn a_wrecked_guest_comes_back_to_the_moment() {
+    let mut rig = Rig::small();
+    rig.agent.request("fill 32 7").unwrap();
+    rig.agent.request("dirty 20").unwrap();
+    rig.start_chain();
+    rig.mark("whole");
+    rig.ok("snapshot create g before");
+    let taken = rig.agent.chain_status().unwrap().number;
+    rig.chain_moves();
+    rig.agent.request("wreck").unwrap();
+    assert_eq!(rig.marks(), [None, None, None]);
+
+    rig.apply("before");
+    rig.expect_mark("whole");
+    assert_eq!(rig.agent.wrong_pages(7).unwrap(), 0);
+    let restored = rig.agent.chain_status().unwrap();
+    assert_eq!(restored.mismatches, 0);
+    assert!(restored.number <= taken + restored.iterations, "{restored:?} is not of the time of the snapshot ({taken})");
+    rig.chain_moves();
+}
+
+#[test]
+fn three_branches_keep_to_themselves() {
+    let mut rig = Rig::small();
+    rig.start_chain();
+    rig.mark_and_snap("a");
+    rig.mark_and_snap("b");
+    rig.apply("a");
+    rig.mark_and_snap("c");
+    rig.apply("a");
+    rig.mark_and_snap("d");
+    rig.chain_moves();
+    let tree = rig.ok("snapshot list g");
+    for name in ["a", "b", "c", "d"] {
+        assert!(tree.contains(name), "{tree}");
+    }
+    rig.expect_snapshots(&["a", "b", "c", "d"]);
+    rig.chain_moves();
+}
+
+#[test]
+fn every_way_of_standing_still_can_be_snapshotted() {
+    let mut rig = Rig::small();
+    rig.start_chain();
+    rig.mark("paused");
+    rig.ok("vm pause g");
+    rig.ok("snapshot create g paused");
+    rig.ok("vm resume g");
+    rig.chain_moves();
+
+    rig.mark("saved");
+    rig.ok("vm save g");
+    assert_eq!(rig.state(), "saved");
+    rig.ok("snapshot create g saved");
+    rig.ok("vm start g");
+    rig.agent.disconnect();
+    rig.expect_mark("saved");
+    rig.chain_moves();
+    rig.mark("later");
+    rig.expect_snapshots(&["paused", "saved"]);
+    rig.chain_moves();
+
+    rig.ok("snapshot clear-state saved --vm g");
+    rig.ok("vm stop g");
+    rig.ok("snapshot apply saved --vm g");
+    assert_eq!(rig.state(), "off");
+}
+
+#[test]
+fn disks_alone_boot_again() {
+    let mut rig = Rig::small();
+    rig.mark("disks");
+    rig.ok("snapshot create g running --disk-only");
+    rig.mark("later");
+    rig.ok("vm stop g");
+    rig.ok("snapshot create g off");
+    rig.apply("running");
+    assert_eq!(rig.marks(), [None, Some("disks".into()), Some("disks".into())]);
+    rig.apply("off");
+    assert_eq!(rig.marks(), [None, Some("later".into()), Some("later".into())]);
+}
+
+#[test]
+fn a_uefi_machine_comes_back_with_its_variables() {
+    let mut rig = Rig::boot(&["--memory", "256M", "--firmware", "uefi"]);
+    rig.start_chain();
+    rig.mark_and_snap("a");
+    rig.mark_and_snap("b");
+    rig.expect_snapshots(&["a", "b"]);
+    rig.chain_moves();
+    rig.ok("snapshot delete a --vm g");
+    rig.expect_snapshots(&["b"]);
+}
+
+#[test]
+fn a_guest_that_rewrites_its_memory_at_full_speed_is_captured() {
+    let mut rig = Rig::boot(&["--memory", "512M"]);
+    rig.agent.request("fill 256 3").unwrap();
+    rig.start_chain();
+    rig.mark("busy");
+    rig.agent.request("dirty max").unwrap();
+    rig.ok("snapshot create g busy");
+    rig.agent.request("dirty stop").unwrap();
+    rig.mark("later");
+    rig.apply("busy");
+    rig.agent.request("dirty stop").unwrap();
+    rig.expect_mark("busy");
+    assert_eq!(rig.agent.wrong_pages(3).unwrap(), 0);
+    rig.chain_moves();
+}

@@ -1,0 +1,68 @@
+//! Programs that nobody here wrote: a WS-Management client, and QEMU without us.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use vmtest::agent::Agent;
+use vmtest::service::BOOT;
+
+use super::Rig;
+
+#[test]
+fn an_outside_client_does_what_microsofts_sample_does() {
+    let mut rig = Rig::small();
+    rig.start_chain();
+    rig.mark("live");
+    let python = std::env::var_os("SNAPVISOR_CLIENT_PYTHON").expect("`cargo xtask test` names the client's interpreter");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/client.py");
+    let port = rig.service.url.rsplit(':').next().unwrap().split('/').next().unwrap().to_owned();
+    let output = Command::new(python).arg(script).args([&port, "g"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("done"), "{text}");
+    rig.agent.disconnect();
+    rig.expect_mark("live");
+    rig.chain_moves();
+}
+
+#[test]
+fn plain_qemu_starts_a_snapshot_from_its_files() {
+    let mut rig = Rig::small();
+    rig.start_chain();
+    rig.mark_and_snap("a");
+    rig.ok("vm stop g");
+    let commands = find(&rig.service.data().join("vms"), "start-with-qemu.sh");
+    assert_eq!(commands.len(), 1, "one memory image, one command line");
+    rig.service.kill();
+
+    let sockets = tempfile::tempdir().unwrap();
+    let mut qemu = Command::new("sh").arg(&commands[0]).env("RUN", sockets.path()).spawn().unwrap();
+    let mut agent = Agent::new(sockets.path().join("serial1"));
+    agent.wait_ready(BOOT).unwrap();
+    assert_eq!(agent.request("get mark").unwrap(), "a");
+    assert_eq!(agent.request("read 0 mark").unwrap(), "a");
+    assert_eq!(agent.request("read 1 mark").unwrap(), "a");
+    assert_eq!(agent.chain_status().unwrap().mismatches, 0);
+    // The shell has become QEMU.
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
+
+    // What plain QEMU wrote went elsewhere: the snapshot is as it was.
+    rig.service.restart().unwrap();
+    rig.agent.disconnect();
+    rig.expect_snapshots(&["a"]);
+    rig.chain_moves();
+}
+
+/// Files of one name below a directory.
+fn find(directory: &Path, name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(find(&path, name));
+        } else if path.file_name().is_some_and(|file| file == name) {
+            found.push(path);
+        }
+    }
+    found
+}

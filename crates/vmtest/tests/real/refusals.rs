@@ -1,0 +1,84 @@
+//! Bad input: a clear error, an exit status, and nothing changed. No guest has to boot for these.
+
+use expect_test::{Expect, expect};
+use vmtest::service::Service;
+
+/// Runs a command that must be refused, and compares its status and what it prints. Paths are shortened to their last part.
+#[track_caller]
+fn check(service: &Service, line: &str, expected: &Expect) {
+    let line = line.replace("{dir}", &service.directory().display().to_string());
+    let before = service.ok(&["vm", "list", "--json"]).unwrap();
+    let finished = service.run(&line.split(' ').collect::<Vec<_>>()).unwrap();
+    let text = finished.stderr.replace(&service.directory().display().to_string(), "{dir}");
+    expected.assert_eq(&format!("{}\n{text}", finished.status.code().unwrap()));
+    assert_eq!(service.ok(&["vm", "list", "--json"]).unwrap(), before, "nothing has changed");
+}
+
+#[test]
+fn names_that_do_not_exist_and_values_that_make_no_sense() {
+    let service = Service::start().unwrap();
+    service.define("g", &["--memory", "64M"]).unwrap();
+    check(&service, "vm start gg", &expect![""]);
+    check(&service, "snapshot create nobody", &expect![""]);
+    check(&service, "snapshot apply nothing --vm g", &expect![""]);
+    check(&service, &format!("snapshot create g {}", "x".repeat(101)), &expect![""]);
+    check(&service, "vm pause g", &expect![""]);
+    check(&service, "vm save g", &expect![""]);
+    check(&service, "vm create h --memory 1M", &expect![""]);
+    check(&service, "job cancel 00000000-0000-0000-0000-000000000000", &expect![""]);
+}
+
+#[test]
+fn disk_images_that_cannot_be() {
+    let service = Service::start().unwrap();
+    service.define("g", &["--memory", "64M"]).unwrap();
+    let file = |name: &str, content: &[u8]| std::fs::write(service.directory().join(name), content).unwrap();
+    file("text.qcow2", &[b'x'; 4096]);
+    std::fs::copy(service.directory().join("g-1.qcow2"), service.directory().join("disguised.img")).unwrap();
+    check(&service, "vm create h --disk {dir}/missing.qcow2", &expect![""]);
+    check(&service, "vm create h --disk {dir}/text.qcow2", &expect![""]);
+    check(&service, "vm create h --disk {dir}/disguised.img", &expect![""]);
+    check(&service, "vm create h --disk {dir}/g-1.qcow2", &expect![""]);
+}
+
+#[test]
+fn an_image_in_use_by_another_process() {
+    let service = Service::start().unwrap();
+    let disk = service.directory().join("d.qcow2");
+    assert!(std::process::Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&disk).arg("64M").status().unwrap().success());
+    let socket = service.directory().join("nbd");
+    let mut user = std::process::Command::new("qemu-nbd").args(["-f", "qcow2", "-k"]).arg(&socket).arg(&disk).spawn().unwrap();
+    vmtest::service::wait_for("qemu-nbd", std::time::Duration::from_secs(20), || Ok(socket.exists().then_some(()))).unwrap();
+    check(&service, "vm create h --disk {dir}/d.qcow2", &expect![""]);
+    user.kill().unwrap();
+    user.wait().unwrap();
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_and_an_address_beyond_this_host() {
+    let service = Service::start().unwrap();
+    let second = service.serve_command().output().unwrap();
+    let text = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success());
+    assert!(text.contains("another daemon"), "{text}");
+
+    let open = service.serve_command().args(["--listen", "0.0.0.0:0"]).output().unwrap();
+    let text = String::from_utf8_lossy(&open.stderr).into_owned();
+    assert!(!open.status.success());
+    assert!(text.contains("loopback"), "{text}");
+}
+
+#[test]
+fn qemu_that_is_missing_or_too_old() {
+    let service = Service::start().unwrap();
+    let old = service.directory().join("old-qemu");
+    std::fs::write(&old, "#!/bin/sh\necho QEMU emulator version 7.2.0\n").unwrap();
+    std::fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for (qemu, expected) in [("/nonexistent/qemu", "/nonexistent/qemu"), (old.to_str().unwrap(), "7.2")] {
+        let run = service.directory().join("other");
+        let mut command = service.serve_command();
+        let output = command.arg("--data-dir").arg(&run).arg("--qemu").arg(qemu).output();
+        let text = String::from_utf8_lossy(&output.unwrap().stderr).into_owned();
+        assert!(text.contains(expected), "{text}");
+    }
+}
