@@ -72,6 +72,7 @@ pub struct Service {
     daemon: Option<Child>,
     binary: PathBuf,
     extra: Vec<String>,
+    disk_mib: Option<u32>,
     /// `http://127.0.0.1:PORT/wsman`
     pub url: String,
 }
@@ -90,9 +91,24 @@ impl Service {
     /// # Errors
     /// If it does not come up.
     pub fn start_with(extra: &[&str]) -> Result<Self> {
+        Self::begin(extra, None)
+    }
+
+    /// The same, with a data directory that holds `mib` MiB and not more. Such a service cannot be restarted: the file
+    /// system is the daemon's own and goes with it.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_on_small_disk(mib: u32) -> Result<Self> {
+        Self::begin(&[], Some(mib))
+    }
+
+    fn begin(extra: &[&str], disk_mib: Option<u32>) -> Result<Self> {
         let directory = scratch()?;
         let extra = extra.iter().map(|&argument| argument.to_owned()).collect();
-        let mut service = Self { directory, daemon: None, binary: binary()?, extra, url: String::new() };
+        let mut service = Self { directory, daemon: None, binary: binary()?, extra, disk_mib, url: String::new() };
+        std::fs::create_dir(service.data())
+            .map_err(|source| Error::Io { what: "making the data directory".into(), source })?;
         service.restart()?;
         Ok(service)
     }
@@ -135,20 +151,33 @@ impl Service {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path());
         let log = log.map_err(|source| Error::Io { what: "opening the daemon's log".into(), source })?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        let mut child = command.spawn().map_err(|source| Error::Io { what: format!("starting {}", self.binary.display()), source })?;
+        let mut child = command
+            .spawn()
+            .map_err(|source| Error::Io { what: format!("starting {}", self.binary.display()), source })?;
         let output = child.stdout.take();
         self.daemon = Some(child);
-        self.url = output.and_then(|output| await_ready(output, READY)).ok_or_else(|| {
-            Error::Other(format!("the daemon did not say where it listens; its log: {}", self.log()))
-        })?;
+        self.url = output
+            .and_then(|output| await_ready(output, READY))
+            .ok_or_else(|| Error::Other(format!("the daemon did not say where it listens; its log: {}", self.log())))?;
         Ok(())
     }
 
     /// The command that starts the daemon, for tests that want to see it fail.
     pub fn serve_command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = self.program();
         command.arg("serve").arg("--data-dir").arg(self.data()).arg("--run-dir").arg(self.directory.path().join("run"));
         command.args(["--listen", "127.0.0.1:0"]).args(&self.extra);
+        command
+    }
+
+    /// The program, if need be in a mount namespace of its own with a small file system as data directory.
+    fn program(&self) -> Command {
+        let Some(mib) = self.disk_mib else { return Command::new(&self.binary) };
+        let script = "mount -t tmpfs -o mode=0700,size=$1m tmpfs \"$2\" && shift 2 && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        // For root this changes nothing; for others it is what makes mounting possible.
+        command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh", &mib.to_string()]);
+        command.arg(self.data()).arg(&self.binary);
         command
     }
 
@@ -158,7 +187,8 @@ impl Service {
     /// If the program cannot be started.
     pub fn run(&self, arguments: &[&str]) -> Result<Finished> {
         let output = self.client(arguments).output();
-        let output = output.map_err(|source| Error::Io { what: format!("running {}", self.binary.display()), source })?;
+        let output =
+            output.map_err(|source| Error::Io { what: format!("running {}", self.binary.display()), source })?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Finished { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) })
     }
@@ -193,7 +223,8 @@ impl Service {
     /// If it fails or prints no JSON.
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.ok(&[arguments, &["--json"]].concat())?;
-        serde_json::from_str(&text).map_err(|error| Error::Other(format!("`snapvisor {}`: {error} in {text}", arguments.join(" "))))
+        serde_json::from_str(&text)
+            .map_err(|error| Error::Other(format!("`snapvisor {}`: {error} in {text}", arguments.join(" "))))
     }
 
     /// Defines a machine on overlays of the test guest's two disks, and starts it.
@@ -214,9 +245,13 @@ impl Service {
     /// If one of these steps fails.
     pub fn define(&self, name: &str, options: &[&str]) -> Result<()> {
         let images = guest::images()?;
-        let (system, data) = (self.directory.path().join(format!("{name}-0.qcow2")), self.directory.path().join(format!("{name}-1.qcow2")));
+        let (system, data) = (
+            self.directory.path().join(format!("{name}-0.qcow2")),
+            self.directory.path().join(format!("{name}-1.qcow2")),
+        );
         for (from, to) in [(&images.system, &system), (&images.data, &data)] {
-            std::fs::copy(from, to).map_err(|source| Error::Io { what: format!("copying {}", from.display()), source })?;
+            std::fs::copy(from, to)
+                .map_err(|source| Error::Io { what: format!("copying {}", from.display()), source })?;
         }
         let disks = [system.display().to_string(), data.display().to_string()];
         let create = ["vm", "create", name, "--disk", &disks[0], "--disk", &disks[1]];
@@ -238,7 +273,8 @@ impl Service {
     /// # Errors
     /// If the processes of this host cannot be listed.
     pub fn qemu_pid(&self, guid: &str) -> Result<Option<u32>> {
-        let listing = std::fs::read_dir("/proc").map_err(|source| Error::Io { what: "listing processes".into(), source })?;
+        let listing =
+            std::fs::read_dir("/proc").map_err(|source| Error::Io { what: "listing processes".into(), source })?;
         for entry in listing.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -257,11 +293,12 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         // What fails here has nobody left to tell; the guests' processes are the only thing that must not stay.
-        if self.daemon.is_none() {
+        if self.daemon.is_none() && self.disk_mib.is_none() {
             let _ = self.restart();
         }
         let machines = self.json(&["vm", "list"]).ok();
-        let names = machines.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(|vm| vm["id"].as_str());
+        let names =
+            machines.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(|vm| vm["id"].as_str());
         for name in names {
             let _ = self.run(&["vm", "stop", name]);
             if let Ok(Some(pid)) = self.qemu_pid(name) {

@@ -49,7 +49,9 @@ fn run() -> Result<()> {
     for disk in [0, 1] {
         agent.request(&format!("write {disk} treasure gold on disk {disk}"))?;
     }
-    say(&format!("{FILLED_MIB} MiB of memory being rewritten at 50 MiB/s; a counter going round memory and both disks"));
+    say(&format!(
+        "{FILLED_MIB} MiB of memory being rewritten at 50 MiB/s; a counter going round memory and both disks"
+    ));
     let before = facts(&mut agent)?;
     show("before", &before);
 
@@ -107,7 +109,8 @@ fn facts(agent: &mut Agent) -> Result<Facts> {
 /// The guest must be the one of the snapshot: what it knew is back, its clock and counters stand between the moments
 /// before and after the snapshot was asked for plus what has passed since, and its memory agrees with its disks.
 fn verify(before: &Facts, after: &Facts, restored: &Facts) -> Result<()> {
-    let fail = |what: &str| Err(Error::Other(format!("{what}: before {before:?}, after {after:?}, restored {restored:?}")));
+    let fail =
+        |what: &str| Err(Error::Other(format!("{what}: before {before:?}, after {after:?}, restored {restored:?}")));
     if (&restored.memory, &restored.disks) != (&before.memory, &before.disks) {
         return fail("what was in memory or on the disks is not back");
     }
@@ -137,7 +140,13 @@ fn quote(text: &str) {
 
 fn show(label: &str, facts: &Facts) {
     let Facts { uptime, counter, memory, disks, wrong_pages, chain } = facts;
-    say(&format!("{label:>9}: uptime {uptime:.1?}, counter {counter}, memory '{memory}', disks '{}' and '{}'", disks[0], disks[1]));
+    say(&format!(
+        "{label:>9}: uptime {uptime:.1?}, counter {counter}, memory '{memory}', disks '{}' and '{}'",
+        disks[0], disks[1]
+    ));
     let ChainStatus { number, mismatches, .. } = chain;
-    say(&format!("{:>9}  {wrong_pages} wrong pages; number on memory and both disks {number}, {mismatches} mismatches", ""));
+    say(&format!(
+        "{:>9}  {wrong_pages} wrong pages; number on memory and both disks {number}, {mismatches} mismatches",
+        ""
+    ));
 }

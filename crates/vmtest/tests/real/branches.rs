@@ -20,7 +20,10 @@ fn a_wrecked_guest_comes_back_to_the_moment() {
     assert_eq!(rig.agent.wrong_pages(7).unwrap(), 0);
     let restored = rig.agent.chain_status().unwrap();
     assert_eq!(restored.mismatches, 0);
-    assert!(restored.number <= taken + restored.iterations, "{restored:?} is not of the time of the snapshot ({taken})");
+    assert!(
+        restored.number <= taken + restored.iterations,
+        "{restored:?} is not of the time of the snapshot ({taken})"
+    );
     rig.chain_moves();
 }
 

@@ -121,7 +121,8 @@ fn a_cancelled_snapshot_leaves_nothing_behind() {
     rig.mark("live");
     rig.ok("snapshot create g x --no-wait");
     let running = rig.service.json(&["job", "list"]).unwrap();
-    let unfinished = running.as_array().unwrap().iter().find(|job| job["state"] == "running").expect("it takes a while").clone();
+    let unfinished =
+        running.as_array().unwrap().iter().find(|job| job["state"] == "running").expect("it takes a while").clone();
     rig.ok(&format!("job cancel {}", unfinished["id"].as_str().unwrap()));
     settle(&rig);
     rig.chain_moves();

@@ -10,6 +10,7 @@ mod crash;
 mod destroy;
 mod outside;
 mod refusals;
+mod space;
 
 use vmtest::agent::{Agent, Error};
 use vmtest::service::{BOOT, Service};
@@ -22,7 +23,10 @@ struct Rig {
 
 impl Rig {
     fn boot(options: &[&str]) -> Self {
-        let service = Service::start().unwrap();
+        Self::boot_on(Service::start().unwrap(), options)
+    }
+
+    fn boot_on(service: Service, options: &[&str]) -> Self {
         let agent = service.boot("g", options).unwrap();
         Self { service, agent }
     }
@@ -77,7 +81,8 @@ impl Rig {
     #[track_caller]
     fn expect_snapshots(&mut self, names: &[&str]) {
         let listed = self.service.json(&["snapshot", "list", "g"]).unwrap();
-        let mut found: Vec<String> = listed.as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap().to_owned()).collect();
+        let mut found: Vec<String> =
+            listed.as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap().to_owned()).collect();
         found.sort();
         assert_eq!(found, names);
         for name in names {

@@ -13,7 +13,8 @@ fn an_outside_client_does_what_microsofts_sample_does() {
     let mut rig = Rig::small();
     rig.start_chain();
     rig.mark("live");
-    let python = std::env::var_os("SNAPVISOR_CLIENT_PYTHON").expect("`cargo xtask test` names the client's interpreter");
+    let python =
+        std::env::var_os("SNAPVISOR_CLIENT_PYTHON").expect("`cargo xtask test` names the client's interpreter");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/client.py");
     let port = rig.service.url.rsplit(':').next().unwrap().split('/').next().unwrap().to_owned();
     let output = Command::new(python).arg(script).args([&port, "g"]).output().unwrap();

@@ -45,10 +45,20 @@ fn disk_images_that_cannot_be() {
 fn an_image_in_use_by_another_process() {
     let service = Service::start().unwrap();
     let disk = service.directory().join("d.qcow2");
-    assert!(std::process::Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&disk).arg("64M").status().unwrap().success());
+    assert!(
+        std::process::Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2"])
+            .arg(&disk)
+            .arg("64M")
+            .status()
+            .unwrap()
+            .success()
+    );
     let socket = service.directory().join("nbd");
-    let mut user = std::process::Command::new("qemu-nbd").args(["-f", "qcow2", "-k"]).arg(&socket).arg(&disk).spawn().unwrap();
-    vmtest::service::wait_for("qemu-nbd", std::time::Duration::from_secs(20), || Ok(socket.exists().then_some(()))).unwrap();
+    let mut user =
+        std::process::Command::new("qemu-nbd").args(["-f", "qcow2", "-k"]).arg(&socket).arg(&disk).spawn().unwrap();
+    vmtest::service::wait_for("qemu-nbd", std::time::Duration::from_secs(20), || Ok(socket.exists().then_some(())))
+        .unwrap();
     check(&service, "vm create h --disk {dir}/d.qcow2", &expect![""]);
     user.kill().unwrap();
     user.wait().unwrap();
