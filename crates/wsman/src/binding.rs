@@ -64,7 +64,8 @@ pub(crate) fn write_fragment(w: &mut Writer, row: &Row, name: &str, text_only: b
 }
 
 /// Writes what a method gave back: references before everything else, since virsh takes the first InstanceID it meets for the result,
-/// the job after them for the same reason, and the return value last.
+/// the job after them for the same reason, and the return value last. An embedded instance becomes an element here whatever its declared
+/// type, because virt-who and os-win read summaries so; a method that promises text gives a string.
 pub(crate) fn write_outputs(
     w: &mut Writer,
     method: &str,
@@ -190,7 +191,7 @@ pub(crate) fn read_argument(element: &Element, namespace: &str) -> Result<Argume
     let mut children = element.elements();
     match (children.next(), children.next()) {
         (None, _) => Ok(Argument::Text(element.text().into_owned())),
-        (Some(only), None) if *only.namespace == *ns::WSCIM_COMMON => Ok(Argument::Text(only.trimmed_text())),
+        (Some(only), None) if *only.namespace == *ns::WSCIM_COMMON => Ok(Argument::Text(innermost_text(only))),
         (Some(only), None) if is_instance_element(only) && type_of(element).is_none() => {
             Ok(Argument::Instance(read_instance(only, &only.name, namespace)?))
         }
@@ -198,6 +199,14 @@ pub(crate) fn read_argument(element: &Element, namespace: &str) -> Result<Argume
             let class = type_of(element).or_else(|| Resource::parse(&first.namespace)?.class).unwrap_or_default();
             Ok(Argument::Instance(read_instance(element, &class, namespace)?))
         }
+    }
+}
+
+/// The text of a datetime, which some clients wrap twice (`cim:CIM_DateTime` around `cim:Datetime`).
+fn innermost_text(element: &Element) -> String {
+    match element.elements().next() {
+        Some(inner) => innermost_text(inner),
+        None => element.trimmed_text(),
     }
 }
 
@@ -223,4 +232,105 @@ fn is_instance_element(element: &Element) -> bool {
         .and_then(|resource| resource.class)
         .is_some_and(|class| cim::case::eq(&class, &element.name));
     named_after_class || (element.elements().next().is_some() && !epr::is_content(element))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    /// Reads the content of a parameter `P`; `p` is bound to a service's class, `m` to a machine's, `n` to the namespace alone.
+    fn check(parameter: &str, expected: Expect) {
+        let base = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/toys";
+        let xml = format!(
+            "<r xmlns:p='{base}/Toy_Service' xmlns:m='{base}/Toy_Machine' xmlns:n='{base}' xmlns:xsi='{}' xmlns:cim='{}' \
+             xmlns:a='{}' xmlns:w='{}'>{parameter}</r>",
+            ns::XSI,
+            ns::WSCIM_COMMON,
+            ns::ADDRESSING,
+            ns::WSMAN
+        );
+        let root = cim::xml::parse(&xml).unwrap();
+        let argument = read_argument(root.elements().next().unwrap(), "root/toys");
+        expected.assert_eq(&argument.map_or_else(|fault| fault.reason, |argument| show(&argument)));
+    }
+
+    fn show(argument: &Argument) -> String {
+        match argument {
+            Argument::Null => "null".to_owned(),
+            Argument::Text(text) => format!("{text:?}"),
+            Argument::Reference(target) => format!("reference {}", target.to_path()),
+            Argument::Instance(instance) => {
+                let properties = instance.properties.iter().map(|(name, value)| format!(" {name}={}", show(value)));
+                format!("{}{{{} }}", instance.class, properties.collect::<String>())
+            }
+        }
+    }
+
+    #[test]
+    fn scalars() {
+        check("<p:P/>", expect![[r#""""#]]);
+        check("<p:P xsi:nil='true'/>", expect!["null"]);
+        check("<p:P xsi:nil='false'>x</p:P>", expect![[r#""x""#]]);
+        check("<p:P> 1 &lt; 2 <![CDATA[<b/>]]></p:P>", expect![[r#"" 1 < 2 <b/>""#]]);
+        check("<p:P><cim:Datetime>2025-01-02T03:04:05Z</cim:Datetime></p:P>", expect![[r#""2025-01-02T03:04:05Z""#]]);
+        check("<p:P><cim:Interval> PT5M </cim:Interval></p:P>", expect![[r#""PT5M""#]]);
+        check(
+            "<p:P><cim:CIM_DateTime><cim:Datetime>2025-01-02T03:04:05Z</cim:Datetime></cim:CIM_DateTime></p:P>",
+            expect![[r#""2025-01-02T03:04:05Z""#]],
+        );
+    }
+
+    #[test]
+    fn instances() {
+        check("<p:P><m:Toy_Machine><m:Name>a</m:Name></m:Toy_Machine></p:P>", expect![[r#"Toy_Machine{ Name="a" }"#]]);
+        check(
+            "<p:P><n:Toy_Machine><n:Name>a</n:Name><n:State/></n:Toy_Machine></p:P>",
+            expect![[r#"Toy_Machine{ Name="a" State="" }"#]],
+        );
+        check("<p:P xsi:type='m:Toy_Machine_Type'><m:Name>a</m:Name></p:P>", expect![[r#"Toy_Machine{ Name="a" }"#]]);
+        check("<p:P><m:Name>a</m:Name></p:P>", expect![[r#"Toy_Machine{ Name="a" }"#]]);
+        check(
+            "<p:P><m:Name>a</m:Name><m:Roles>1</m:Roles><m:Roles>2</m:Roles></p:P>",
+            expect![[r#"Toy_Machine{ Name="a" Roles="1" Roles="2" }"#]],
+        );
+        check(
+            "<p:P xsi:type='m:Toy_Machine_Type'><m:S xsi:type='m:Toy_Set_Type'><m:X>1</m:X></m:S></p:P>",
+            expect![[r#"Toy_Machine{ S=Toy_Set{ X="1" } }"#]],
+        );
+    }
+
+    #[test]
+    fn references() {
+        let uri = "<w:ResourceURI>http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/Toy</w:ResourceURI>";
+        let set = "<w:SelectorSet><w:Selector Name='K'>v</w:Selector></w:SelectorSet>";
+        let content = format!("<a:ReferenceParameters>{uri}{set}</a:ReferenceParameters>");
+        check(&format!("<p:P><a:Address>x</a:Address>{content}</p:P>"), expect![[r#"reference root\toys:Toy.K="v""#]]);
+        check(&format!("<p:P>{content}</p:P>"), expect![[r#"reference root\toys:Toy.K="v""#]]);
+        check(
+            &format!("<p:P><a:EndpointReference>{content}</a:EndpointReference></p:P>"),
+            expect![[r#"reference root\toys:Toy.K="v""#]],
+        );
+        check(
+            &format!("<p:P><m:Toy_Link><m:Other>{content}</m:Other></m:Toy_Link></p:P>"),
+            expect![[r#"Toy_Link{ Other=reference root\toys:Toy.K="v" }"#]],
+        );
+        check(
+            &format!("<p:P><a:ReferenceParameters>{set}</a:ReferenceParameters></p:P>"),
+            expect!["the endpoint reference in P has no w:ResourceURI"],
+        );
+        check("<p:P><a:EndpointReference/></p:P>", expect!["EndpointReference holds no a:ReferenceParameters"]);
+        let selector = |inner: &str| {
+            format!(
+                "<a:EndpointReference><a:ReferenceParameters>{uri}<w:SelectorSet><w:Selector Name='K'>{inner}</w:Selector>\
+                 </w:SelectorSet></a:ReferenceParameters></a:EndpointReference>"
+            )
+        };
+        let deep = (0..4).fold("v".to_owned(), |inner, _| selector(&inner));
+        check(
+            &format!("<p:P>{deep}</p:P>"),
+            expect![[r#"reference root\toys:Toy.K="Toy.K=\"Toy.K=\\\"Toy.K=\\\\\\\"v\\\\\\\"\\\"\"""#]],
+        );
+        check(&format!("<p:P>{}</p:P>", selector(&deep)), expect!["endpoint references are nested too deep"]);
+    }
 }

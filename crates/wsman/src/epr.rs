@@ -186,12 +186,19 @@ fn read_selectors(set: &Element, depth: usize) -> Result<Selectors, Fault> {
             return Err(Fault::new(Kind::InvalidSelectors, format!("selector {name} is given twice")));
         }
         let value = match selector.child(ns::ADDRESSING, "EndpointReference") {
-            Some(reference) => Value::Reference(read_nested(reference, DEFAULT_NAMESPACE, depth + 1)?.to_path()),
+            Some(reference) => Value::Reference(read_key(reference, depth + 1)?),
             None => Value::String(selector.trimmed_text()),
         };
         selectors.keys.push((name.to_owned(), value));
     }
     Ok(selectors)
+}
+
+/// A reference that is a key. One that names no namespace fits any: it is compared, not followed.
+fn read_key(reference: &Element, depth: usize) -> Result<ObjectPath, Fault> {
+    let target = read_nested(reference, "", depth)?;
+    let path = target.to_path();
+    Ok(ObjectPath { namespace: path.namespace.filter(|namespace| !namespace.is_empty()), ..path })
 }
 
 fn read_nested(content: &Element, namespace: &str, depth: usize) -> Result<Target, Fault> {
