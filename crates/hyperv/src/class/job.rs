@@ -4,6 +4,7 @@
 //! the first three are never NULL and the last one is the whole story.
 
 use cim::{DateTime, Instance};
+use ledger::event::CaptureReport;
 use ledger::failure::Failure;
 use ledger::job::{Job, JobKind, JobState};
 
@@ -60,11 +61,18 @@ fn job_status(job: &Job) -> String {
     match &job.state {
         JobState::Running if job.activity.is_empty() => "Running".to_owned(),
         JobState::Running => job.activity.clone(),
-        JobState::Completed => "Completed".to_owned(),
+        JobState::Completed => job.report.as_ref().map_or("Completed".to_owned(), completed),
         JobState::Failed(failure) => format!("Failed: {}", failure.message),
         JobState::Terminated => "Terminated".to_owned(),
         JobState::Killed => "Killed".to_owned(),
     }
+}
+
+/// What a capture cost: fields behind the word that clients know, the free text last. The command line takes it apart.
+fn completed(report: &CaptureReport) -> String {
+    let CaptureReport { method, reason, pause_us, total_us, bytes } = report;
+    let reason = reason.as_ref().map(|reason| format!("; reason: {reason}")).unwrap_or_default();
+    format!("Completed; method: {method}; pause: {pause_us} us; total: {total_us} us; size: {bytes} bytes{reason}")
 }
 
 /// Whether asking it to end may help: once asked is enough, and an order to the process is over before one can ask.
@@ -109,5 +117,24 @@ fn caption(kind: JobKind) -> &'static str {
         JobKind::DestroySnapshot => "Deleting Snapshot",
         JobKind::ClearSnapshotState => "Clearing Saved State of Snapshot",
         JobKind::Merge => "Merging Virtual Hard Disks",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capture_tells_what_it_cost() {
+        let report = CaptureReport {
+            method: "live".to_owned(),
+            reason: None,
+            pause_us: 10_900,
+            total_us: 1_200_000,
+            bytes: 4096,
+        };
+        assert_eq!(completed(&report), "Completed; method: live; pause: 10900 us; total: 1200000 us; size: 4096 bytes");
+        let report = CaptureReport { reason: Some("the guest writes; fast".to_owned()), ..report };
+        assert!(completed(&report).ends_with("4096 bytes; reason: the guest writes; fast"));
     }
 }
