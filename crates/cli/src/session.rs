@@ -183,6 +183,9 @@ fn transport_error(error: HttpError) -> Error {
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     let message = format!("{error}{cause}");
     match error {
+        HttpError::Connect { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Error::new(Kind::Unreachable, message).hint("only the user who runs the daemon, and root, may connect")
+        }
         HttpError::Connect { .. } => Error::new(Kind::Unreachable, message)
             .hint("is the daemon running? start it with `snapvisor serve`, or say where it is with --url"),
         HttpError::Io { .. } => Error::new(Kind::Unreachable, message).hint("look at the daemon's log"),

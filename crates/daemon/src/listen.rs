@@ -282,18 +282,87 @@ mod tests {
             expected.assert_eq(&converse(path.clone(), request).await);
         };
         let last = "Connection: close\r\n";
-        check(post("/wsman?x=y", "Content-Type: a/b\r\nConnection: close\r\n", "body"), expect![[""]]).await;
-        check(post("/wsman", "", "1") + &post("/wsman/", last, "22"), expect![[""]]).await;
-        check(post("/wsman", "Prefer: x, explained-refusals\r\nConnection: close\r\n", ""), expect![[""]]).await;
-        check(post("/other", last, ""), expect![[""]]).await;
-        check("GET /wsman HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".to_owned(), expect![[""]]).await;
+        check(post("/wsman?x=y", "Content-Type: a/b\r\nConnection: close\r\n", "body"), expect![[r#"
+            HTTP/1.1 200 OK
+            content-type: text/plain
+            connection: close
+            content-length: 19
+
+            a/b 4 explain=false
+        "#]]).await;
+        check(post("/wsman", "", "1") + &post("/wsman/", last, "22"), expect![[r#"
+            HTTP/1.1 200 OK
+            content-type: text/plain
+            content-length: 16
+
+             1 explain=falseHTTP/1.1 200 OK
+            content-type: text/plain
+            connection: close
+            content-length: 16
+
+             2 explain=false
+        "#]]).await;
+        check(post("/wsman", "Prefer: x, explained-refusals\r\nConnection: close\r\n", ""), expect![[r#"
+            HTTP/1.1 200 OK
+            content-type: text/plain
+            connection: close
+            content-length: 15
+
+             0 explain=true
+        "#]]).await;
+        check(post("/other", last, ""), expect![[r#"
+            HTTP/1.1 404 Not Found
+            content-type: text/plain;charset=UTF-8
+            connection: close
+            content-length: 25
+
+            the service is at /wsman
+        "#]]).await;
+        check("GET /wsman HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".to_owned(), expect![[r#"
+            HTTP/1.1 405 Method Not Allowed
+            content-type: text/plain;charset=UTF-8
+            allow: POST
+            connection: close
+            content-length: 34
+
+            WS-Management is spoken with POST
+        "#]]).await;
         let big = "POST /wsman HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\nConnection: close\r\n\r\n";
-        check(big.to_owned(), expect![[""]]).await;
+        check(big.to_owned(), expect![[r#"
+            HTTP/1.1 413 Payload Too Large
+            content-type: text/plain;charset=UTF-8
+            connection: close
+            content-length: 35
+
+            a request has at most 512000 bytes
+        "#]]).await;
         let waiting = "POST /wsman HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\nConnection: close\r\n\r\nx";
-        check(waiting.to_owned(), expect![[""]]).await;
+        check(waiting.to_owned(), expect![[r#"
+            HTTP/1.1 100 Continue
+
+            HTTP/1.1 200 OK
+            content-type: text/plain
+            connection: close
+            content-length: 16
+
+             1 explain=false
+        "#]]).await;
         let chunked = "POST /wsman HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
-        check(chunked.to_owned(), expect![[""]]).await;
-        check("POST /wsman HTTP/1.0\r\nContent-Length: 2\r\n\r\nab".to_owned(), expect![[""]]).await;
+        check(chunked.to_owned(), expect![[r#"
+            HTTP/1.1 200 OK
+            content-type: text/plain
+            connection: close
+            content-length: 16
+
+             3 explain=false
+        "#]]).await;
+        check("POST /wsman HTTP/1.0\r\nContent-Length: 2\r\n\r\nab".to_owned(), expect![[r#"
+            HTTP/1.0 200 OK
+            content-type: text/plain
+            content-length: 16
+
+             2 explain=false
+        "#]]).await;
         close.send(true).unwrap();
         task.await.unwrap();
         assert!(!path.exists());
