@@ -17,6 +17,7 @@
 //! what), [`assoc`] (which objects are connected), [`read`] (queries), [`invoke`] (methods), [`codes`] (the numbers).
 
 pub mod assoc;
+mod cimv2;
 pub mod class;
 pub mod codes;
 pub mod invoke;

@@ -7,6 +7,9 @@ use cim::{Schema, mof};
 /// Where Hyper-V's classes live.
 pub const VIRTUALIZATION: &str = r"root\virtualization\v2";
 
+/// Where Windows tells about the host.
+pub const CIMV2: &str = r"root\cimv2";
+
 /// MOF of [`VIRTUALIZATION`]: name of the file for messages, and its text. Superclasses come first.
 const FILES: [(&str, &str); 6] = [
     ("cim.mof", include_str!("../schema/cim.mof")),
@@ -17,10 +20,14 @@ const FILES: [(&str, &str); 6] = [
     ("association.mof", include_str!("../schema/association.mof")),
 ];
 
+/// MOF of [`CIMV2`].
+const CIMV2_FILES: [(&str, &str); 1] = [("cimv2.mof", include_str!("../schema/cimv2.mof"))];
+
 /// The namespaces served here.
 #[derive(Debug)]
 pub struct Namespaces {
     virtualization: Arc<Schema>,
+    cimv2: Arc<Schema>,
 }
 
 impl Namespaces {
@@ -29,7 +36,7 @@ impl Namespaces {
     /// # Panics
     /// If they cannot be read; they are constants, and every test reads them.
     pub fn load() -> Self {
-        Self { virtualization: Arc::new(read(VIRTUALIZATION, &FILES)) }
+        Self { virtualization: Arc::new(read(VIRTUALIZATION, &FILES)), cimv2: Arc::new(read(CIMV2, &CIMV2_FILES)) }
     }
 
     /// `root\virtualization\v2`.
@@ -39,7 +46,9 @@ impl Namespaces {
 
     /// A namespace by name, written with slashes or backslashes, in any case.
     pub fn find(&self, namespace: &str) -> Option<&Arc<Schema>> {
-        [&self.virtualization].into_iter().find(|schema| cim::path::same_namespace(schema.namespace(), namespace))
+        [&self.virtualization, &self.cimv2]
+            .into_iter()
+            .find(|schema| cim::path::same_namespace(schema.namespace(), namespace))
     }
 }
 

@@ -63,7 +63,8 @@ pub(crate) fn blank(view: &View, class: &str) -> Instance {
     )
 }
 
-fn with_every_boolean(mut instance: Instance) -> Instance {
+/// A client reads a NULL boolean as true, so there are none.
+pub(crate) fn with_every_boolean(mut instance: Instance) -> Instance {
     let missing: Vec<String> = instance
         .properties()
         .filter(|(property, value)| {

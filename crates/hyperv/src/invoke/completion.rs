@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cim::op::MethodResult;
-use cim::{Error, ObjectPath, Value};
+use cim::{ObjectPath, Value};
 use ledger::failure::{Failure, Kind};
 use ledger::id::{JobId, VmId};
 use ledger::job::JobState;
@@ -19,8 +19,8 @@ use crate::view::View;
 pub struct Outcome {
     /// What the wire carries.
     pub result: MethodResult,
-    /// Why it was refused, in words. A return value has no room for them: log them, and show them to a client that
-    /// asks, see [`Outcome::explained`].
+    /// Why it was refused, in words. A return value has no room for them: they are for the log, and for a client that
+    /// asks for an error instead.
     pub refusal: Option<Failure>,
 }
 
@@ -86,17 +86,6 @@ impl Outcome {
     /// A refusal with a return value of its own.
     pub fn refused_with(return_value: u32, failure: Failure) -> Self {
         Self { result: MethodResult { return_value, outputs: Vec::new() }, refusal: Some(failure) }
-    }
-
-    /// The result, or for a refusal an error with its words: for clients that ask for an explanation, such as our own.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub fn explained(self) -> Result<MethodResult, Error> {
-        match self.refusal {
-            Some(failure) => Err(Error::new(codes::status(failure.kind), failure.full_text())),
-            None => Ok(self.result),
-        }
     }
 }
 

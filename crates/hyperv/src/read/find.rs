@@ -11,8 +11,9 @@ use ledger::id::VmId;
 use ledger::state::State;
 
 use super::{Item, Items, as_target, is_virtualization, known};
-use crate::assoc::{self, Association, Link};
+use crate::assoc::{self, ASSOCIATIONS, Association, Link};
 use crate::object::{Object, Owner, split_settings_id};
+use crate::schema::VIRTUALIZATION;
 use crate::view::View;
 
 /// Most candidates looked at for an incomplete target. Clients leave out keys of services and systems; an instance
@@ -73,25 +74,49 @@ pub fn find_object(view: &View, target: &Target) -> Result<Object, Error> {
     }
 }
 
-/// Whatever may match a target, of its class and those below it; callers compare.
+/// Whatever may match a target, of its class and those below it; callers compare. Where the target has the key that
+/// tells instances of a class apart, that is at most one of them.
 pub fn candidates(view: &View, schema: &Schema, target: &Target) -> Items {
-    let id = target.keys.iter().find_map(|(name, value)| {
-        let names_id = ["", "InstanceID", "Name", "DeviceID"].iter().any(|key| case::eq(key, name));
-        value.as_str().filter(|_| names_id)
-    });
-    if let Some(id) = id {
-        let hit = |class: &&'static str| Object::by_id(&view.state, &view.host.name, class, id);
-        let hits: Vec<Item> = members(schema, &target.class).iter().filter_map(hit).map(Item::Object).collect();
-        if !hits.is_empty() {
-            return Box::new(hits.into_iter());
-        }
+    let objects = members(schema, &target.class).into_iter().map(|class| objects_like(view, class, target));
+    let links = ASSOCIATIONS.iter().filter(|association| schema.is_a(association.class, &target.class));
+    let links = links.map(|association| links_like(view, association, target));
+    Box::new(objects.chain(links).collect::<Vec<Items>>().into_iter().flatten())
+}
+
+/// All instances of a class and of those below it.
+pub fn all(view: &View, schema: &Schema, class: &str) -> Items {
+    candidates(view, schema, &Target::new(schema.namespace(), class))
+}
+
+/// All instances of exactly this class.
+pub fn exactly(view: &View, class: &str) -> Items {
+    let everything = Target::new(VIRTUALIZATION, class);
+    let members = CLASSES.into_iter().filter(|member| case::eq(member, class));
+    let objects = members.map(|class| objects_like(view, class, &everything));
+    let links = assoc::association(class).into_iter().map(|association| links_like(view, association, &everything));
+    Box::new(objects.chain(links).collect::<Vec<Items>>().into_iter().flatten())
+}
+
+fn objects_like(view: &View, class: &'static str, target: &Target) -> Items {
+    let text = |name: &str| target.key(name).and_then(Value::as_str);
+    if let Some(id) = text("").or_else(|| text(id_key(class))) {
+        return Box::new(Object::by_id(&view.state, &view.host.name, class, id).map(Item::Object).into_iter());
     }
-    let machine = target.key("VirtualSystemIdentifier").and_then(Value::as_str).and_then(|id| id.parse().ok());
-    match machine {
-        Some(machine) if case::eq(&target.class, "Msvm_VirtualSystemSettingData") => {
+    let machine = text("VirtualSystemIdentifier").and_then(|id| id.parse().ok());
+    match (class, machine) {
+        ("Msvm_VirtualSystemSettingData", Some(machine)) => {
             Box::new(settings_of(&view.state, machine).into_iter().map(Item::Object))
         }
-        _ => links_with(view, target).unwrap_or_else(|| all(view, schema, &target.class)),
+        _ => Box::new(objects(&view.state, class).map(Item::Object)),
+    }
+}
+
+/// The key that tells instances of one of [`CLASSES`] apart; the others are the same for all or follow from it.
+fn id_key(class: &str) -> &'static str {
+    match class {
+        "Msvm_ComputerSystem" | "Msvm_VirtualSystemSnapshotService" | "Msvm_VirtualSystemManagementService" => "Name",
+        "Msvm_ShutdownComponent" => "DeviceID",
+        _ => "InstanceID",
     }
 }
 
@@ -103,27 +128,6 @@ pub fn with_id_prefix(view: &View, schema: &Schema, class: &str, prefix: &str) -
     let objects = std::iter::once(Object::Settings(owner)).chain(assoc::resources(&view.state, owner));
     let objects: Vec<Object> = objects.filter(|object| members.contains(&object.class())).collect();
     Some(Box::new(objects.into_iter().map(Item::Object)))
-}
-
-/// All instances of a class and of those below it.
-pub fn all(view: &View, schema: &Schema, class: &str) -> Items {
-    if !is_virtualization(schema) {
-        return Box::new(std::iter::empty());
-    }
-    let names: Vec<String> = schema.family(class).map(|class| class.name.clone()).collect();
-    let view = view.clone();
-    Box::new(names.into_iter().flat_map(move |name| exactly(&view, &name)))
-}
-
-/// All instances of exactly this class.
-pub fn exactly(view: &View, class: &str) -> Items {
-    if let Some(association) = assoc::association(class) {
-        return links(&view.state, association);
-    }
-    match CLASSES.iter().find(|known| case::eq(known, class)) {
-        Some(class) => Box::new(objects(&view.state, class).map(Item::Object)),
-        None => Box::new(std::iter::empty()),
-    }
 }
 
 /// All objects of exactly this class.
@@ -166,6 +170,23 @@ fn members(schema: &Schema, class: &str) -> Vec<&'static str> {
     CLASSES.into_iter().filter(|member| is_virtualization(schema) && schema.is_a(member, class)).collect()
 }
 
+/// Connections of one class; where the target names a side, those of that side.
+fn links_like(view: &View, association: &'static Association, target: &Target) -> Items {
+    let side = target.keys.iter().find_map(|(name, value)| {
+        let is_left = case::eq(name, association.left);
+        let side = as_target(value, &target.namespace).filter(|_| is_left || case::eq(name, association.right))?;
+        Some((find_object(view, &side), is_left))
+    });
+    let Some((side, is_left)) = side else { return links(&view.state, association) };
+    // What does not exist has no connections.
+    let Ok(side) = side else { return Box::new(std::iter::empty()) };
+    let others = if is_left { (association.rights)(&view.state, side) } else { (association.lefts)(&view.state, side) };
+    Box::new(others.into_iter().map(move |other| {
+        let (left, right) = if is_left { (side, other) } else { (other, side) };
+        Item::Link(Link { association, left, right })
+    }))
+}
+
 fn links(state: &Arc<State>, association: &'static Association) -> Items {
     let lefts: Vec<Object> = association.left_classes.iter().flat_map(|class| objects(state, class)).collect();
     let state = Arc::clone(state);
@@ -173,30 +194,4 @@ fn links(state: &Arc<State>, association: &'static Association) -> Items {
         let rights = (association.rights)(&state, left);
         rights.into_iter().map(move |right| Item::Link(Link { association, left, right }))
     }))
-}
-
-/// Connections of one class of which the target names a side.
-fn links_with(view: &View, target: &Target) -> Option<Items> {
-    let association = assoc::association(&target.class)?;
-    let (side, other) = target.keys.iter().find_map(|(name, value)| {
-        let is_left = case::eq(name, association.left);
-        if !is_left && !case::eq(name, association.right) {
-            return None;
-        }
-        let side = as_target(value, &target.namespace)?;
-        // An object that does not exist has no connections.
-        Some((find_object(view, &side).ok(), is_left))
-    })?;
-    let links: Vec<Item> = match (side, other) {
-        (None, _) => Vec::new(),
-        (Some(left), true) => {
-            let rights = (association.rights)(&view.state, left).into_iter();
-            rights.map(|right| Item::Link(Link { association, left, right })).collect()
-        }
-        (Some(right), false) => {
-            let lefts = (association.lefts)(&view.state, right).into_iter();
-            lefts.map(|left| Item::Link(Link { association, left, right })).collect()
-        }
-    };
-    Some(Box::new(links.into_iter()))
 }

@@ -21,6 +21,7 @@ use cim::{Class, Error, Instance, Schema, Value};
 pub use find::{find, objects};
 
 use crate::assoc::Link;
+use crate::cimv2;
 use crate::class::instance;
 use crate::object::Object;
 use crate::schema::VIRTUALIZATION;
@@ -57,6 +58,10 @@ impl Item {
 /// # Errors
 /// Unknown namespace or class, no such instance, or several of them.
 pub fn get(view: &View, target: &Target) -> Result<Row, Error> {
+    let schema = view.schema(&target.namespace)?;
+    if !is_virtualization(schema) {
+        return cimv2::get(view, schema, target);
+    }
     let item = find(view, target)?;
     item.row(view).ok_or_else(|| crate::gone(target.to_path()))
 }
@@ -67,6 +72,9 @@ pub fn get(view: &View, target: &Target) -> Result<Row, Error> {
 /// Unknown namespaces and classes, queries that cannot be evaluated, and sources of associations that do not exist.
 pub fn enumerate(view: &View, namespace: &str, query: Query) -> Result<Rows, Error> {
     let schema = view.schema(namespace)?;
+    if !is_virtualization(schema) {
+        return cimv2::enumerate(view, schema, query);
+    }
     match query {
         Query::Class { class, polymorphic } => {
             let class = known(schema, &class)?;
