@@ -315,7 +315,7 @@ mod tests {
 
     fn user() -> Surroundings {
         Surroundings {
-            home: Some("/home/u".into()),
+            home: Some("/people/u".into()),
             runtime_dir: Some("/run/user/1000".into()),
             ..Surroundings::default()
         }
@@ -337,9 +337,9 @@ mod tests {
         };
         let root = Surroundings { root: true, ..user() };
         check(&root, "/var/lib/snapvisor", "/run/snapvisor/snapvisor.sock");
-        check(&user(), "/home/u/.local/share/snapvisor", "/run/user/1000/snapvisor/snapvisor.sock");
+        check(&user(), "/people/u/.local/share/snapvisor", "/run/user/1000/snapvisor/snapvisor.sock");
         let bare = Surroundings { runtime_dir: None, data_home: Some("/d".into()), ..user() };
-        check(&bare, "/d/snapvisor", "/home/u/.local/state/snapvisor/snapvisor.sock");
+        check(&bare, "/d/snapvisor", "/people/u/.local/state/snapvisor/snapvisor.sock");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
 use wsman::server::MAX_REQUEST_BYTES;
 
@@ -72,6 +72,12 @@ pub(crate) async fn respond(
             return Ok(closing(plain(StatusCode::FORBIDDEN, reason.clone())));
         }
     };
+    // Browsers say where a page came from whenever it posts elsewhere. No page has business here, and it would come with
+    // the rights of the user who looks at it.
+    if request.headers().contains_key(ORIGIN) {
+        tracing::warn!(origin = %text(request.headers(), &ORIGIN), "a web page was refused");
+        return Ok(closing(plain(StatusCode::FORBIDDEN, "web pages are not served".to_owned())));
+    }
     if !matches!(request.uri().path(), "/wsman" | "/wsman/") {
         return Ok(plain(StatusCode::NOT_FOUND, "the service is at /wsman".to_owned()));
     }

@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn the_client_looks_where_the_daemon_listens() {
-        let home = std::path::PathBuf::from("/home/u");
+        let home = std::path::PathBuf::from("/people/u");
         for (root, runtime) in [(true, None), (false, None), (false, Some("/run/user/7"))] {
             let surroundings = daemon::config::Surroundings {
                 root,
