@@ -1,8 +1,7 @@
 //! The declaration of a class as CIM-XML (DSP0201, element `CLASS`), which MI clients and PyMI ask for before they call a method.
 //!
-//! The namespace of the elements is the one MS-WSMV 2.2.4.7 gives the resource.
+//! Its elements are in no namespace: clients look for `CLASS` alone.
 
-use crate::ns;
 use cim::class::{Class, DataType, Method, Qualifiers};
 use cim::xml::Writer;
 use cim::{CimType, Value};
@@ -10,7 +9,6 @@ use cim::{CimType, Value};
 /// Writes the element `CLASS`.
 pub(crate) fn write(w: &mut Writer, class: &Class) {
     w.element("CLASS", |w| {
-        w.attribute("xmlns", &format!("{}{}", ns::CLASS_BASE, class.name));
         w.attribute("NAME", &class.name);
         if let Some(superclass) = &class.superclass {
             w.attribute("SUPERCLASS", superclass);

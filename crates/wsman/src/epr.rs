@@ -66,7 +66,7 @@ impl Resource {
             return Some(Resource { style: Style::Dmtf, namespace: None, class, is_declaration: false });
         }
         if let Some(class) = strip_prefix_ignoring_case(uri, ns::CLASS_BASE) {
-            let class = Some(class_of(class)??);
+            let class = class_of(class)?;
             return Some(Resource { style: Style::Dmtf, namespace: None, class, is_declaration: true });
         }
         let (namespace, class) = strip_prefix_ignoring_case(uri, ns::MS_BASE)?.rsplit_once('/')?;
@@ -267,7 +267,7 @@ mod tests {
         check(&format!("{}*", ns::DMTF_BASE), expect!["Dmtf None None false"]);
         check(ns::DMTF_ALL, expect!["Dmtf None None false"]);
         check(&format!("{}Toy", ns::CLASS_BASE), expect![[r#"Dmtf None Some("Toy") true"#]]);
-        check(&format!("{}*", ns::CLASS_BASE), expect!["none"]);
+        check(&format!("{}*", ns::CLASS_BASE), expect!["Dmtf None None true"]);
         check(&format!("{ms}Toy"), expect!["none"]);
         check(&format!("{ms}/Toy"), expect!["none"]);
         check(&format!("{}Toy?x=1", ns::DMTF_BASE), expect!["none"]);

@@ -4,7 +4,7 @@
 //! fault detail and WinRM's number stand in [`Kind::row`], WMI's HRESULT comes from the [`Status`] if the provider gave one. virsh and
 //! omicli print the sentence, pypsrp and pywinrm the WinRM code, virt-who and pywinrm the HRESULT, openwsman the subcode.
 //!
-//! Sources: DSP0226 1.0 clause 14 (subcodes and details), MS-WSMV 2.2.4.43 (`WSManFault`), the numbers of `wsmerror.h`.
+//! Sources: DSP0226 1.0 (subcodes and details), MS-WSMV (`WSManFault`), the numbers of `wsmerror.h`.
 
 use crate::encoding::EncodingError;
 use crate::ns;

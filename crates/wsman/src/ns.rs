@@ -36,7 +36,7 @@ pub const MS_BASE: &str = "http://schemas.microsoft.com/wbem/wsman/1/wmi/";
 pub const DMTF_BASE: &str = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/";
 /// "All classes" in DSP0227's own spelling.
 pub const DMTF_ALL: &str = "http://schemas.dmtf.org/wbem/wscim/1/*";
-/// Class declarations as CIM-XML text (MS-WSMV 2.2.4.7): this, then `<Class>`.
+/// Class declarations as CIM-XML: this, then `*` with the class in the selector `ClassName`, or this and `<Class>`.
 pub const CLASS_BASE: &str = "http://schemas.dmtf.org/wbem/cim-xml/2/cim-schema/2/";
 /// The endpoint address that means "the place this connection leads to".
 pub const ANONYMOUS: &str = "http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous";

@@ -118,21 +118,34 @@ impl Request {
 
 fn get(header: &Header) -> Result<Request, Fault> {
     let (resource, namespace) = header.resource()?;
-    let class = concrete(resource, "Get")?;
     if resource.is_declaration {
-        let operation = Operation::GetClass { namespace, class };
-        return Ok(Request::Perform(operation, Shape::Class { is_enumeration: false }));
+        return declaration(header, resource, namespace, false);
     }
+    let class = concrete(resource, "Get")?;
     let fragment = header.fragment.as_deref().map(read_fragment).transpose()?;
     let target = Target { namespace, class, keys: header.selectors.keys.clone() };
     Ok(Request::Perform(Operation::Get { target }, Shape::Get { style: resource.style, fragment }))
 }
 
+/// The declaration of the class that the URI names, or the selector `ClassName` if the URI names all.
+fn declaration(
+    header: &Header,
+    resource: &Resource,
+    namespace: String,
+    is_enumeration: bool,
+) -> Result<Request, Fault> {
+    let selected = header.selectors.keys.iter().find(|(name, _)| cim::case::eq(name, "ClassName"));
+    let class = match selected.and_then(|(_, value)| value.as_str()) {
+        Some(class) if resource.class.is_none() => class.to_owned(),
+        _ => concrete(resource, "a request for a declaration")?,
+    };
+    Ok(Request::Perform(Operation::GetClass { namespace, class }, Shape::Class { is_enumeration }))
+}
+
 fn enumerate(header: &Header, body: &Element) -> Result<Request, Fault> {
     let (resource, namespace) = header.resource()?;
     if resource.is_declaration {
-        let operation = Operation::GetClass { namespace, class: concrete(resource, "Enumerate")? };
-        return Ok(Request::Perform(operation, Shape::Class { is_enumeration: true }));
+        return declaration(header, resource, namespace, true);
     }
     let query = match filter::read(body, resource, &namespace)? {
         Some(query) => query,

@@ -17,11 +17,11 @@ const MAX_HEADERS: usize = 64;
 const MAX_OPTIONS: usize = 64;
 /// Bytes of a message id. It is opaque and repeated in the reply, so it must not be a way to fill the reply.
 const MAX_MESSAGE_ID: usize = 1024;
-/// How long a client waits if it does not say (MS-WSMV 3.1.4.1.9).
+/// How long a client waits if it does not say, as on Windows.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest wait that is believed; a longer one would only hold memory for a client that is gone.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
-/// The smallest limit DSP0226 lets a client set (R6.2-4).
+/// The smallest limit DSP0226 lets a client set.
 const MIN_ENVELOPE: usize = 8192;
 /// The largest reply if the client sets no limit: what Windows takes by default.
 pub(crate) const DEFAULT_ENVELOPE: usize = 512_000;
@@ -140,6 +140,8 @@ fn check_options(set: &Element) -> Result<(), Fault> {
             return Err(Fault::new(Kind::OptionLimit, format!("there are more than {MAX_OPTIONS} options")));
         }
         let name = option.attribute("", "Name").unwrap_or_default();
+        // Options may carry a vendor's prefix, such as `msftwinrm:UsePreciseArrays`.
+        let name = name.rsplit(':').next().unwrap_or(name);
         // Options of MI clients steer callbacks that plain WS-Management does not have; the other two ask for what we do anyway.
         let is_known = name.starts_with("__MI_")
             || name.starts_with("MI_")

@@ -271,6 +271,15 @@ fn methods_fragments_and_contexts() {
     "#]],
     );
     check(
+        "mi-get-class",
+        &[(">Toy_Summary<", ">Toy_None<"), ("ClassName", "Class"), ("2/*", "2/Toy_Machine")],
+        expect![[r#"
+            a:DestinationUnreachable | 2150858752 | 2147749904 | ResourceNotFound | there is no class Toy_None in this namespace
+            a:DestinationUnreachable | 2150858811 |  | InvalidResourceURI | the resource URI names all classes, a request for a declaration needs one
+            ok
+        "#]],
+    );
+    check(
         "get-fragment",
         &[("p:Statuses", "p:Statutes"), ("p:Statuses", "p:Statuses[2]")],
         expect![[r#"

@@ -586,11 +586,11 @@ fn fragments_and_classes() {
     check(
         "mi-get-class",
         expect![[r#"
-        GetClass root\virtualization\v2:Toy_Summary
-        200
-        <CLASS xmlns="http://schemas.dmtf.org/wbem/cim-xml/2/cim-schema/2/Toy_Summary" NAME="Toy_Summary">
-          <PROPERTY NAME="Name" TYPE="string" CLASSORIGIN="Toy_Summary"/>
-          <PROPERTY NAME="State" TYPE="uint16" CLASSORIGIN="Toy_Summary"/>
-        </CLASS>"#]],
+            GetClass root\virtualization\v2:Toy_Summary
+            200
+            <CLASS NAME="Toy_Summary">
+              <PROPERTY NAME="Name" TYPE="string" CLASSORIGIN="Toy_Summary"/>
+              <PROPERTY NAME="State" TYPE="uint16" CLASSORIGIN="Toy_Summary"/>
+            </CLASS>"#]],
     );
 }
