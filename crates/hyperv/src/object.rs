@@ -12,11 +12,13 @@
 //! A resource carries the GUID of the settings it belongs to, so those of a snapshot never begin like the machine's,
 //! and a client that asks for `InstanceID LIKE 'Microsoft:<machine>%'` gets what is live and nothing else.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use cim::{ObjectPath, Value};
 use ledger::id::{DeviceId, JobId, SnapshotId, VmId};
 use ledger::state::State;
+use ledger::vm::Network;
 use uuid::Uuid;
 
 use crate::view::View;
@@ -40,7 +42,13 @@ pub enum Object {
     Job(JobId),
     /// `Msvm_ShutdownComponent`.
     Shutdown(VmId),
+    /// `Msvm_VirtualEthernetSwitch`: what a network adapter can be connected to.
+    Switch(SwitchName),
 }
+
+/// Name of a switch: [`SwitchName::USER`], or that of a tap interface, for which Linux has 15 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SwitchName([u8; SwitchName::BYTES]);
 
 /// Whose settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +90,63 @@ const PROCESSOR: &str = r"b637f346-6a0e-4dec-af52-bd70cb80a21d\0";
 const MEMORY: &str = "4764334d-e001-4176-82ee-5594ec9b530e";
 const SERIAL: &str = r"8e3a359f-559a-4b6a-98a9-1690a6100ed7\";
 const SHUTDOWN: &str = "9f8233ac-be49-4c79-8ee3-e7e1985b2077";
+
+impl SwitchName {
+    /// Longest name in bytes.
+    pub const BYTES: usize = 15;
+    /// The switch that stands for user-mode networking.
+    pub const USER: &str = "user";
+
+    /// `None` if the text is no name of a network interface. Interfaces differ by case, [`SwitchName::USER`] does not.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = if text.eq_ignore_ascii_case(Self::USER) { Self::USER } else { text };
+        let is_name = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b','));
+        if text.is_empty() || !is_name || matches!(text, "." | "..") {
+            return None;
+        }
+        let mut bytes = [0; Self::BYTES];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Self(bytes))
+    }
+
+    /// The switch of a network; `None` if it is none.
+    pub fn of(network: &Network) -> Option<Self> {
+        match network {
+            Network::Unconnected => None,
+            Network::User => Self::new(Self::USER),
+            Network::Tap(name) => Self::new(name),
+        }
+    }
+
+    /// The network behind the switch.
+    pub fn network(self) -> Network {
+        match self.to_string() {
+            name if name == Self::USER => Network::User,
+            name => Network::Tap(name),
+        }
+    }
+
+    /// Every switch that is known: the one for user-mode networking, and the interfaces that machines or snapshots use.
+    /// An interface that nobody uses yet can be named all the same.
+    pub fn all(state: &State) -> BTreeSet<Self> {
+        let live = state.vms.values().flat_map(|vm| &vm.settings.nics);
+        let kept = state.snapshots.values().flat_map(|snapshot| &snapshot.settings.nics);
+        live.chain(kept).filter_map(|nic| Self::of(&nic.network)).chain(Self::new(Self::USER)).collect()
+    }
+}
+
+impl fmt::Display for SwitchName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = std::str::from_utf8(&self.0).unwrap_or_default();
+        f.write_str(text.trim_end_matches('\0'))
+    }
+}
+
+impl fmt::Debug for SwitchName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SwitchName({self})")
+    }
+}
 
 impl Owner {
     /// The GUID in the instance ids of its settings and resources.
@@ -189,6 +254,7 @@ impl Object {
             Object::ManagementService => "Msvm_VirtualSystemManagementService",
             Object::Job(_) => "Msvm_ConcreteJob",
             Object::Shutdown(_) => "Msvm_ShutdownComponent",
+            Object::Switch(_) => "Msvm_VirtualEthernetSwitch",
         }
     }
 
@@ -203,6 +269,7 @@ impl Object {
             Object::ManagementService => "vmms".to_owned(),
             Object::Job(id) => id.to_string(),
             Object::Shutdown(id) => format!(r"{PREFIX}{id}\{SHUTDOWN}"),
+            Object::Switch(name) => name.to_string(),
         }
     }
 
@@ -215,6 +282,7 @@ impl Object {
             "Msvm_ConcreteJob" => id.parse().ok().map(Object::Job),
             "Msvm_VirtualSystemSnapshotService" => Some(Object::SnapshotService),
             "Msvm_VirtualSystemManagementService" => Some(Object::ManagementService),
+            "Msvm_VirtualEthernetSwitch" => SwitchName::new(id).map(Object::Switch),
             "Msvm_ShutdownComponent" => {
                 let (guid, device) = split_settings_id(id)?;
                 device.eq_ignore_ascii_case(SHUTDOWN).then_some(Object::Shutdown(VmId(guid)))
@@ -250,6 +318,7 @@ impl Object {
                 Device::Nic(id) | Device::Connection(id) => hardware.nics.iter().any(|nic| nic.id == id),
             }),
             Object::Job(id) => state.jobs.contains_key(&id),
+            Object::Switch(name) => SwitchName::all(state).contains(&name),
         }
     }
 
@@ -257,7 +326,7 @@ impl Object {
     pub fn path(self, view: &View) -> ObjectPath {
         let host = &view.host.name;
         let keys: Vec<(&str, String)> = match self {
-            Object::Host | Object::Vm(_) => {
+            Object::Host | Object::Vm(_) | Object::Switch(_) => {
                 vec![("CreationClassName", self.class().to_owned()), ("Name", self.id(host))]
             }
             Object::Settings(_) | Object::Resource(..) | Object::Job(_) => vec![("InstanceID", self.id(host))],

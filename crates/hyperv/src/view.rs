@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use crate::schema::Namespaces;
 
-/// Where a machine's first serial port can be reached, as a path on this host; `None` if it cannot.
-pub type ConsolePath = Box<dyn Fn(VmId) -> Option<PathBuf> + Send + Sync>;
+/// Where a machine's serial port, numbered from zero, can be reached, as a path on this host; `None` if it cannot.
+pub type SerialPath = Box<dyn Fn(VmId, u8) -> Option<PathBuf> + Send + Sync>;
 
 /// What is known of the host and does not change while the daemon runs.
 pub struct Host {
@@ -25,8 +25,8 @@ pub struct Host {
     pub memory_bytes: u64,
     /// Directory under which the service keeps what belongs to machines.
     pub data_root: PathBuf,
-    /// Console of a machine, shown as the connection of its first serial port.
-    pub console: ConsolePath,
+    /// Serial ports of a machine, shown as their connections; the first is its console.
+    pub serial: SerialPath,
 }
 
 /// All that an operation is answered from; cheap to clone, and never changes.

@@ -145,7 +145,7 @@ pub fn job(number: u128, kind: JobKind, snapshot: Option<char>, state: JobState)
 
 pub fn view(state: State) -> View {
     static NAMESPACES: OnceLock<Arc<Namespaces>> = OnceLock::new();
-    let console = |vm: VmId| Some(PathBuf::from(format!("/run/{vm}.console")));
+    let serial = |vm: VmId, port: u8| Some(PathBuf::from(format!("/run/{vm}.com{}", port + 1)));
     View {
         namespaces: Arc::clone(NAMESPACES.get_or_init(|| Arc::new(Namespaces::load()))),
         host: Arc::new(Host {
@@ -154,7 +154,7 @@ pub fn view(state: State) -> View {
             processors: 8,
             memory_bytes: 16 << 30,
             data_root: PathBuf::from("/data"),
-            console: Box::new(console),
+            serial: Box::new(serial),
         }),
         state: Arc::new(state),
         now: NOW,

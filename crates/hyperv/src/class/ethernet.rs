@@ -1,19 +1,15 @@
-//! `Msvm_SyntheticEthernetPortSettingData`, a network adapter, and `Msvm_EthernetPortAllocationSettingData`, what it is
-//! connected to.
+//! `Msvm_SyntheticEthernetPortSettingData`, a network adapter, `Msvm_EthernetPortAllocationSettingData`, what it is
+//! connected to, and `Msvm_VirtualEthernetSwitch`, what it can be connected to.
 //!
-//! There are no virtual switches to manage here. A connection names what it leads to in `HostResource`, as a path of
-//! `Msvm_VirtualEthernetSwitch` whose `Name` is [`USER`] for user-mode networking or the name of a tap interface.
+//! There are no virtual switches to manage here. One stands for user-mode networking, and one for each tap interface of
+//! the host that machines use; a connection names its switch in `HostResource`.
 
-use cim::{Instance, ObjectPath};
-use ledger::vm::{Network, Nic};
+use cim::Instance;
+use ledger::vm::Nic;
 
-use crate::object::{Device, Object, Owner};
+use super::blank;
+use crate::object::{Device, Object, Owner, SwitchName};
 use crate::view::View;
-
-/// Name of the switch that stands for user-mode networking.
-pub const USER: &str = "user";
-/// The class that a connection's host resource is a path of.
-pub const SWITCH: &str = "Msvm_VirtualEthernetSwitch";
 
 /// An adapter.
 pub fn adapter(fresh: Instance, nic: &Nic) -> Instance {
@@ -27,13 +23,9 @@ pub fn adapter(fresh: Instance, nic: &Nic) -> Instance {
 
 /// What an adapter is connected to, or could be.
 pub fn connection(view: &View, fresh: Instance, owner: Owner, nic: &Nic) -> Instance {
-    let switch = match &nic.network {
-        Network::Unconnected => None,
-        Network::User => Some(USER),
-        Network::Tap(name) => Some(name.as_str()),
-    };
+    let switch = SwitchName::of(&nic.network);
     let adapter = Object::Resource(owner, Device::Nic(nic.id)).path(view);
-    let resource = switch.map(|name| vec![switch_path(view, name).to_string()]);
+    let resource = switch.map(|name| vec![Object::Switch(name).path(view).to_string()]);
     fresh
         .with("ElementName", "Dynamic Ethernet Switch Port")
         .with("ResourceSubType", "Microsoft:Hyper-V:Ethernet Connection")
@@ -45,14 +37,19 @@ pub fn connection(view: &View, fresh: Instance, owner: Owner, nic: &Nic) -> Inst
         .with("AllocationUnits", "count")
         .with("AutomaticAllocation", true)
         .with("AutomaticDeallocation", true)
-        .with_some("LastKnownSwitchName", switch)
+        .with_some("LastKnownSwitchName", switch.map(|name| name.to_string()))
         .with_some("HostResource", resource)
 }
 
-fn switch_path(view: &View, name: &str) -> ObjectPath {
-    ObjectPath::new(SWITCH)
-        .with_host(&view.host.name)
-        .with_namespace(view.namespaces.virtualization().namespace())
-        .with_key("CreationClassName", SWITCH)
-        .with_key("Name", name)
+/// A switch.
+pub fn switch(view: &View, name: SwitchName) -> Instance {
+    let name = name.to_string();
+    blank(view, "Msvm_VirtualEthernetSwitch")
+        .with("CreationClassName", "Msvm_VirtualEthernetSwitch")
+        .with("Name", name.as_str())
+        .with("ElementName", name)
+        .with("EnabledState", 2u16)
+        .with("RequestedState", 12u16)
+        .with("OperationalStatus", [2u16])
+        .with("HealthState", 5u16)
 }

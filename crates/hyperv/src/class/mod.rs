@@ -13,13 +13,14 @@ mod service;
 mod setting_data;
 mod shutdown_component;
 mod storage;
+mod summary;
 
 use cim::{CimType, Instance, Value};
 use ledger::vm::Settings;
 
 pub use error::error;
-pub use ethernet::{SWITCH, USER as NETWORK_USER};
 pub use setting_data::{SUBTYPE_1, SUBTYPE_2, snapshot_kind, user_snapshot_type};
+pub use summary::summary;
 
 use crate::object::{Device, Object, Owner};
 use crate::view::View;
@@ -35,6 +36,7 @@ pub fn instance(view: &View, object: Object) -> Option<Instance> {
         Object::Resource(owner, device) => resource(view, owner, device, owner.hardware(state)?)?,
         Object::SnapshotService | Object::ManagementService => service::service(view, object),
         Object::Job(id) => job::job(view, state.jobs.get(&id)?),
+        Object::Switch(name) => ethernet::switch(view, name),
         Object::Shutdown(id) => shutdown_component::component(view, state.vms.get(&id)?),
     };
     Some(with_every_boolean(instance))

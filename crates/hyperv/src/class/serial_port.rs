@@ -1,16 +1,13 @@
-//! `Msvm_SerialPortSettingData`: COM 1, which is the machine's console, and COM 2, which leads nowhere.
+//! `Msvm_SerialPortSettingData`: COM 1, which is the machine's console, and COM 2.
 
 use cim::Instance;
 
 use crate::object::Owner;
 use crate::view::View;
 
-/// A port, numbered from zero. A snapshot's console is where the machine's is: it has no process of its own.
+/// A port, numbered from zero. A snapshot's is where the machine's is: it has no process of its own.
 pub fn port(view: &View, fresh: Instance, owner: Owner, number: u8) -> Instance {
-    let console = match number {
-        0 => owner.vm(&view.state).and_then(|vm| (view.host.console)(vm)),
-        _ => None,
-    };
+    let path = owner.vm(&view.state).and_then(|vm| (view.host.serial)(vm, number));
     let name = format!("COM {}", u16::from(number) + 1);
     fresh
         .with("ElementName", name.as_str())
@@ -25,5 +22,5 @@ pub fn port(view: &View, fresh: Instance, owner: Owner, number: u8) -> Instance 
         .with("Reservation", 1u64)
         .with("Limit", 1u64)
         .with("Weight", 0u32)
-        .with("Connection", [console.map(|path| path.display().to_string()).unwrap_or_default()])
+        .with("Connection", [path.map(|path| path.display().to_string()).unwrap_or_default()])
 }

@@ -1,6 +1,6 @@
 //! `Msvm_VirtualSystemManagementService`: machines, their names and notes. Hardware is in [`super::resources`].
 
-use cim::Instance;
+use cim::{Instance, Value};
 use ledger::failure::Failure;
 use ledger::id::{SnapshotId, VmId};
 use ledger::request::{Definition, Request, VmChanges};
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::arguments::texts;
 use super::changes::{allow_only, changed};
-use super::{Call, Completion, Reaction, invalid, resources, unsupported};
+use super::{Call, Completion, Outcome, Reaction, invalid, resources, unsupported};
 use crate::class::{self, SUBTYPE_1, SUBTYPE_2};
 use crate::object::{Object, Owner};
 
@@ -28,6 +28,7 @@ pub fn invoke(call: &Call) -> Result<Reaction, Failure> {
         "AddResourceSettings" => resources::add(call),
         "ModifyResourceSettings" => resources::modify(call),
         "RemoveResourceSettings" => resources::remove(call),
+        "GetSummaryInformation" => Ok(Reaction::Done(summaries(call))),
         _ => Ok(call.not_supported()),
     }
 }
@@ -46,7 +47,7 @@ fn define(call: &Call) -> Result<Reaction, Failure> {
         memory_mib: DEFAULT_MEMORY_MIB,
         firmware: firmware(text("VirtualSystemSubType"))?,
         bios_guid: text("BIOSGUID").map(bios_guid).transpose()?,
-        snapshot_kind: settings.map_or(Ok(None), snapshot_kind)?.unwrap_or(SnapshotKind::ProductionOrStandard),
+        snapshot_kind: settings.map_or(Ok(None), snapshot_kind)?.unwrap_or(SnapshotKind::Standard),
     };
     for resource in call.instances("ResourceSettings") {
         match resources::resource_type(resource) {
@@ -102,6 +103,22 @@ fn modify_snapshot(snapshot: SnapshotId, wanted: &Instance, changed: &[String]) 
     let name = wanted.text("ElementName").filter(|_| has("ElementName")).map(str::to_owned);
     let notes = has("Notes").then(|| notes(wanted));
     Ok(if changed.is_empty() { Vec::new() } else { vec![Request::ModifySnapshot { snapshot, name, notes }] })
+}
+
+/// One summary for each element of `SettingData`, or for each machine if there is none.
+fn summaries(call: &Call) -> Outcome {
+    let elements = |parameter| call.arguments.get(parameter).and_then(Value::as_array).unwrap_or_default();
+    let asked: Vec<u64> = elements("RequestedInformation").iter().filter_map(Value::as_u64).collect();
+    let owner_of = |path: &Value| match call.resolve("SettingData", path.as_reference()?.clone()) {
+        Ok(Object::Settings(owner)) => Some(owner),
+        _ => None,
+    };
+    let owners: Vec<Option<Owner>> = match elements("SettingData") {
+        [] => call.view.state.vms.keys().map(|&id| Some(Owner::Vm(id))).collect(),
+        paths => paths.iter().map(owner_of).collect(),
+    };
+    let summaries = owners.into_iter().map(|owner| Value::from(class::summary(call.view, owner, &asked)));
+    Outcome::done(vec![("SummaryInformation".to_owned(), Some(Value::Array(summaries.collect())))])
 }
 
 /// `Notes` is an array of lines or of paragraphs; here it is one text.

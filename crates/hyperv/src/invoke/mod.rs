@@ -87,7 +87,7 @@ pub fn invoke(
         Object::Host | Object::Vm(_) => computer_system::invoke(&call),
         Object::Shutdown(vm) => computer_system::invoke_shutdown(&call, vm),
         Object::Job(job) => job::invoke(&call, job),
-        Object::Settings(_) | Object::Resource(..) => Ok(call.not_supported()),
+        Object::Settings(_) | Object::Resource(..) | Object::Switch(_) => Ok(call.not_supported()),
     };
     Ok(reaction.unwrap_or_else(|failure| Reaction::Done(Outcome::refused(failure))))
 }

@@ -15,8 +15,8 @@ use super::arguments::{of_snapshot, texts};
 use super::changes::{allow_only, changed};
 use super::completion::Resulting;
 use super::{Call, Completion, Reaction, invalid, unsupported};
-use crate::class::{self, NETWORK_USER, SWITCH};
-use crate::object::{Device, Object, Owner};
+use crate::class;
+use crate::object::{Device, Object, Owner, SwitchName};
 
 /// `ResourceType`: processor.
 pub const PROCESSOR: u64 = 3;
@@ -29,9 +29,6 @@ const DRIVE: u64 = 17;
 const SERIAL: u64 = 21;
 const IMAGE: u64 = 31;
 const CONNECTION: u64 = 33;
-
-/// Longest name of a network interface in Linux.
-const INTERFACE_NAME_MAX: usize = 15;
 
 /// A request, and what it leaves behind.
 type Step = (Request, Resulting);
@@ -272,19 +269,13 @@ fn wanted_network(resource: &Instance) -> Result<Option<Network>, Failure> {
 /// these as its `Name`.
 fn network(text: &str) -> Result<Network, Failure> {
     let name = match ObjectPath::parse(text) {
-        Ok(path) if cim::case::eq(&path.class, SWITCH) && !path.is_class() => {
+        Ok(path) if cim::case::eq(&path.class, "Msvm_VirtualEthernetSwitch") && !path.is_class() => {
             path.key("Name").and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
         }
         _ => text.to_owned(),
     };
-    let is_interface = !name.is_empty()
-        && name.len() <= INTERFACE_NAME_MAX
-        && name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | ':' | ','))
-        && !matches!(name.as_str(), "." | "..");
-    match name.as_str() {
-        user if cim::case::eq(user, NETWORK_USER) => Ok(Network::User),
-        _ if is_interface => Ok(Network::Tap(name)),
-        _ => Err(invalid(format!("{text} names no network"))
-            .hint(format!("use {NETWORK_USER} or the name of a tap interface of the host"))),
-    }
+    SwitchName::new(&name).map(SwitchName::network).ok_or_else(|| {
+        invalid(format!("{text} names no network"))
+            .hint(format!("use {} or the name of a tap interface of the host", SwitchName::USER))
+    })
 }

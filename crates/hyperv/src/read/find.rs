@@ -12,7 +12,7 @@ use ledger::state::State;
 
 use super::{Item, Items, as_target, is_virtualization, known};
 use crate::assoc::{self, ASSOCIATIONS, Association, Link};
-use crate::object::{Object, Owner, split_settings_id};
+use crate::object::{Object, Owner, SwitchName, split_settings_id};
 use crate::schema::VIRTUALIZATION;
 use crate::view::View;
 
@@ -21,13 +21,14 @@ use crate::view::View;
 const AMBIGUOUS_LOOKS: usize = 10_000;
 
 /// Classes with instances that are no associations, in the order of [`objects`].
-const CLASSES: [&str; 13] = [
+const CLASSES: [&str; 14] = [
     "Msvm_ComputerSystem",
     "Msvm_VirtualSystemSettingData",
     "Msvm_VirtualSystemSnapshotService",
     "Msvm_VirtualSystemManagementService",
     "Msvm_ConcreteJob",
     "Msvm_ShutdownComponent",
+    "Msvm_VirtualEthernetSwitch",
     "Msvm_ProcessorSettingData",
     "Msvm_MemorySettingData",
     "Msvm_ResourceAllocationSettingData",
@@ -114,7 +115,10 @@ fn objects_like(view: &View, class: &'static str, target: &Target) -> Items {
 /// The key that tells instances of one of [`CLASSES`] apart; the others are the same for all or follow from it.
 fn id_key(class: &str) -> &'static str {
     match class {
-        "Msvm_ComputerSystem" | "Msvm_VirtualSystemSnapshotService" | "Msvm_VirtualSystemManagementService" => "Name",
+        "Msvm_ComputerSystem"
+        | "Msvm_VirtualEthernetSwitch"
+        | "Msvm_VirtualSystemSnapshotService"
+        | "Msvm_VirtualSystemManagementService" => "Name",
         "Msvm_ShutdownComponent" => "DeviceID",
         _ => "InstanceID",
     }
@@ -140,6 +144,7 @@ pub fn objects(state: &Arc<State>, class: &'static str) -> Box<dyn Iterator<Item
         "Msvm_VirtualSystemSnapshotService" => Box::new(std::iter::once(Object::SnapshotService)),
         "Msvm_VirtualSystemManagementService" => Box::new(std::iter::once(Object::ManagementService)),
         "Msvm_ShutdownComponent" => Box::new(vms.into_iter().map(Object::Shutdown)),
+        "Msvm_VirtualEthernetSwitch" => Box::new(SwitchName::all(&state).into_iter().map(Object::Switch)),
         "Msvm_ConcreteJob" => {
             let jobs: Vec<Object> = state.jobs.keys().map(|&id| Object::Job(id)).collect();
             Box::new(jobs.into_iter())

@@ -398,6 +398,8 @@ fn queries_of_the_field_find_what_they_ask_for() {
         expect!["A"],
     );
     check("SELECT * FROM Msvm_Keyboard", "Name", expect![""]);
+    check("SELECT * FROM Msvm_VirtualEthernetSwitch WHERE Name = 'User'", "ElementName", expect!["user"]);
+    check("SELECT * FROM Msvm_VirtualEthernetSwitch WHERE Name = 'tap9'", "ElementName", expect![""]);
     check(
         "SELECT * FROM Msvm_Nothing",
         "Name",

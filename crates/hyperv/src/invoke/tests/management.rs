@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use cim::embedded;
 use cim::op::Target;
+use cim::{Value, embedded};
 use expect_test::{Expect, expect};
 use ledger::failure::{Failure, Kind};
 use ledger::id::DeviceId;
@@ -389,4 +389,42 @@ fn awaited_calls_answer_with_what_came_into_being() {
     let shutdown = Target::new(VIRTUALIZATION, "Msvm_ShutdownComponent");
     let outcome = finish(shutdown, "InitiateShutdown", vec![], &[Reply::Job(job_id(1))]);
     expect!["0"].assert_eq(&show_outcome(&outcome));
+}
+
+#[test]
+fn summaries_say_what_is_asked_for() {
+    let mut state = with_snapshot();
+    state.put_job(job(1, JobKind::ApplySnapshot, Some('A'), JobState::Running));
+    let view = view(state);
+    let check = |targets: Vec<Target>, asked: &[u32], expected: Expect| {
+        let mut arguments: Vec<_> = targets.into_iter().map(|target| ("SettingData", reference(target))).collect();
+        arguments.extend(asked.iter().map(|number| ("RequestedInformation", text(number.to_string()))));
+        let Ok(Reaction::Done(outcome)) = call(&view, management_service(), "GetSummaryInformation", arguments) else {
+            panic!("not done");
+        };
+        let summaries = outcome.result.outputs[0].1.as_ref().and_then(Value::as_array).unwrap();
+        let show = |summary: &Value| {
+            let summary = summary.as_object().unwrap();
+            let filled = summary.properties().filter_map(|(property, value)| Some((&property.name, value?)));
+            let texts = filled.filter(|(name, _)| *name != "InstanceID").map(|(name, value)| format!("{name}={value}"));
+            texts.collect::<Vec<_>>().join(" ").replace("00000000-0000-0000-0000-00000000", "")
+        };
+        expected.assert_eq(&summaries.iter().map(show).collect::<Vec<_>>().join("\n"));
+    };
+    check(vec![], &[], expect!["Name=00A0"]);
+    check(
+        vec![],
+        &[1, 4, 9, 100, 103, 105, 107, 108, 109, 110, 106, 999],
+        expect![[
+            r#"ElementName=web EnabledState=3 HealthState=5 Name=00A0 NumberOfProcessors=2 OperationalStatus=11, 32769 UpTime=0 VirtualSwitchNames=user AsynchronousTasks=\\HOST\root\virtualization\v2:Msvm_ConcreteJob.InstanceID="7001" MemoryUsage=0 Snapshots=\\HOST\root\virtualization\v2:Msvm_VirtualSystemSettingData.InstanceID="Microsoft:5041""#
+        ]],
+    );
+    check(
+        vec![snapshot_target('A'), snapshot_target('Z'), vssd(V.0)],
+        &[1, 100, 105, 107, 109],
+        expect![[r#"
+        ElementName=A EnabledState=3 Name=5041
+
+        ElementName=web EnabledState=3 HealthState=5 Name=00A0 UpTime=0 Snapshots=\\HOST\root\virtualization\v2:Msvm_VirtualSystemSettingData.InstanceID="Microsoft:5041""#]],
+    );
 }
