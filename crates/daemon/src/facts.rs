@@ -9,7 +9,7 @@ use uuid::Uuid;
 const IDENTITY_FILES: [&str; 2] = ["/sys/class/dmi/id/product_uuid", "/etc/machine-id"];
 
 /// The host as the namespace shows it.
-pub fn host(data_root: PathBuf, console: hyperv::view::ConsolePath) -> hyperv::Host {
+pub fn host(data_root: PathBuf, serial: hyperv::view::SerialPath) -> hyperv::Host {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     hyperv::Host {
@@ -19,7 +19,7 @@ pub fn host(data_root: PathBuf, console: hyperv::view::ConsolePath) -> hyperv::H
         processors: u32::try_from(processors).unwrap_or(u32::MAX),
         memory_bytes: memory_bytes(&read("/proc/meminfo")),
         data_root,
-        console,
+        serial,
     }
 }
 

@@ -110,7 +110,10 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     let pump = tokio::spawn(pump.run(pump_stopping));
 
     let data_root = layout.data().to_owned();
-    let host = facts::host(data_root, Box::new(move |vm| Some(layout.com1(vm))));
+    let host = facts::host(
+        data_root,
+        Box::new(move |vm, port| Some(if port == 0 { layout.com1(vm) } else { layout.com2(vm) })),
+    );
     let service = Service::new(host, handle);
     let urls = doors.urls();
     let (close, closing) = watch::channel(false);

@@ -264,7 +264,7 @@ impl Service {
     /// If the machine's second serial port is not known.
     pub fn agent(&self, name: &str) -> Result<Agent> {
         let machine = self.json(&["vm", "show", name])?;
-        let port = machine["serial_ports"].get(1).and_then(Value::as_str);
+        let port = machine["devices"]["serial_ports"].get(1).and_then(Value::as_str);
         port.map(Agent::new).ok_or_else(|| Error::Other(format!("no second serial port in {machine}")))
     }
 

@@ -74,7 +74,8 @@ fn converse(socket: UnixStream) -> io::Result<End> {
     });
     std::thread::spawn(move || {
         let mut socket = socket;
-        let copied = copy_output(&mut socket, &mut io::stdout().lock());
+        // Not locked for good: when the user has left, somebody else wants to say so.
+        let copied = copy_output(&mut socket, &mut io::stdout());
         let _ = ended.send(copied.map(|()| End::Closed));
     });
     end.recv().unwrap_or(Ok(End::Closed))

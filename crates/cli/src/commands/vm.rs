@@ -69,6 +69,8 @@ struct Machine {
 struct Devices {
     disks: Vec<String>,
     networks: Vec<Network>,
+    /// Sockets of COM 1, the console, and COM 2.
+    serial_ports: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,6 +98,7 @@ fn show(session: &mut Session, typed: &str) -> Result<Output> {
     let disks = session.query(&format!("SELECT * FROM Msvm_StorageAllocationSettingData{only}"))?;
     let adapters = session.query(&format!("SELECT * FROM Msvm_SyntheticEthernetPortSettingData{only}"))?;
     let connections = session.query(&format!("SELECT * FROM Msvm_EthernetPortAllocationSettingData{only}"))?;
+    let ports = session.query(&format!("SELECT * FROM Msvm_SerialPortSettingData{only}"))?;
     let network = |adapter: &wsman::client::Bag| {
         let id = adapter.text("InstanceID")?.to_owned();
         let connection =
@@ -109,6 +112,7 @@ fn show(session: &mut Session, typed: &str) -> Result<Output> {
     machine.devices = Some(Devices {
         disks: disks.iter().filter_map(|disk| disk.text("HostResource")).map(str::to_owned).collect(),
         networks: adapters.iter().filter_map(network).collect(),
+        serial_ports: ports.iter().filter_map(|port| port.text("Connection")).map(str::to_owned).collect(),
     });
     let parent = settings.iter().find(|one| Some(&one.id) == machine.parent_snapshot.as_ref());
     let text = describe(&machine, parent.map(|parent| parent.name.as_str()), &zone());
