@@ -21,6 +21,9 @@ use std::time::Duration;
 /// Bytes of one request body; Windows' own default. A transport answers a larger one with 413 and need not read it.
 pub const MAX_REQUEST_BYTES: usize = 512_000;
 
+/// Bytes a page may need beyond its frame without rows: `</n:Items><n:EndOfSequence/>` in UTF-16, and to spare.
+const FRAME_SLACK: usize = 128;
+
 /// Who answers: what Identify tells and what faults name.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -82,8 +85,13 @@ pub struct Continuation {
     head: Head,
     shape: Shape,
     timeout: Duration,
+    ticket: Ticket,
+}
+
+/// Whose enumeration it will be and what it will be called, should there be one.
+#[derive(Debug)]
+struct Ticket {
     principal: String,
-    /// The name of the enumeration, should there be one.
     context: String,
 }
 
@@ -95,7 +103,7 @@ impl Continuation {
 
     /// Who asked.
     pub fn principal(&self) -> &str {
-        &self.principal
+        &self.ticket.principal
     }
 }
 
@@ -119,9 +127,8 @@ impl Server {
         match self.begin(&mut head, incoming, moment.now) {
             Ok(Begun::Reply(envelope)) => Step::Reply(self.finish(&head, envelope)),
             Ok(Begun::Perform { operation, shape, timeout }) => {
-                let principal = incoming.principal.to_owned();
-                let continuation = Continuation { head, shape, timeout, principal, context: soap::uuid(context) };
-                Step::Perform(operation, continuation)
+                let ticket = Ticket { principal: incoming.principal.to_owned(), context: soap::uuid(context) };
+                Step::Perform(operation, Continuation { head, shape, timeout, ticket })
             }
             Err(fault) => Step::Reply(self.refuse(&head, &fault)),
         }
@@ -134,13 +141,13 @@ impl Server {
         answer: Result<Answer, cim::Error>,
         now: Duration,
     ) -> HttpReply {
-        let Continuation { head, shape, principal, context, .. } = continuation;
+        let Continuation { head, shape, ticket, .. } = continuation;
         let envelope = answer.map_err(Fault::from).and_then(|answer| match (shape, answer) {
             (Shape::Get { style, fragment }, Answer::Instance(row)) => {
                 reply::instance(&head, &row, style, fragment.as_ref())
             }
             (Shape::Enumerate { form, optimized }, Answer::Rows(rows)) => {
-                self.start(&head, &principal, context, rows, form, optimized, now)
+                self.start(&head, ticket, rows, form, optimized, now)
             }
             (Shape::Invoke { uri, method, namespace, style }, Answer::Method(result)) => {
                 Ok(reply::method(&head, &uri, &method, &result, style, &namespace))
@@ -179,7 +186,7 @@ impl Server {
         match Request::read(&header, envelope.body.as_ref())? {
             Request::Perform(operation, shape) => Ok(Begun::Perform { operation, shape, timeout: header.timeout }),
             Request::Pull { context, rows } => {
-                let allowance = allowance(head, rows, reply::page(head, &context, "", true).len());
+                let allowance = allowance(head, rows, &reply::page(head, &context, "", false));
                 let page = self.contexts.take(&context, incoming.principal, allowance, now)?;
                 Ok(Begun::Reply(reply::page(head, &context, &page.items, page.is_last)))
             }
@@ -191,29 +198,28 @@ impl Server {
     }
 
     /// The reply to Enumerate: rows, if it asked for some with the reply, and a context for what is left.
-    #[expect(clippy::too_many_arguments, reason = "they are the request, taken apart once")]
     fn start(
         &mut self,
         head: &Head,
-        principal: &str,
-        context: String,
+        ticket: Ticket,
         rows: Rows,
         form: Form,
         optimized: Option<usize>,
         now: Duration,
     ) -> Result<String, Fault> {
+        let Ticket { principal, context } = ticket;
         let mut enumeration = Enumeration::new(rows, form);
         let mut items = None;
         if let Some(count) = optimized {
-            let page =
-                enumeration.take(allowance(head, count, reply::enumeration(head, Some(&context), Some("")).len()))?;
+            let frame = reply::enumeration(head, Some(&context), Some(""));
+            let page = enumeration.take(allowance(head, count, &frame))?;
             if page.is_last {
                 return Ok(reply::enumeration(head, None, Some(&page.items)));
             }
             items = Some(page.items);
         }
         let envelope = reply::enumeration(head, Some(&context), items.as_deref());
-        self.contexts.insert(context, principal, enumeration, now);
+        self.contexts.insert(context, &principal, enumeration, now);
         Ok(envelope)
     }
 
@@ -247,9 +253,10 @@ fn send(status: u16, encoding: Encoding, envelope: String) -> HttpReply {
     HttpReply { status, content_type: encoding.content_type(), body: encoding.encode(envelope) }
 }
 
-fn allowance(head: &Head, rows: usize, frame: usize) -> Allowance {
-    // The frame is ASCII but for the message id, which is a client's own business.
-    let frame = head.encoding.encoded_len(" ") * frame;
+/// What is left for rows beside the envelope around them.
+fn allowance(head: &Head, rows: usize, frame: &str) -> Allowance {
+    // The end tag of an empty `Items` and the end of the sequence come on top.
+    let frame = head.encoding.encoded_len(frame) + FRAME_SLACK;
     Allowance { rows, bytes: head.max_envelope.saturating_sub(frame), encoding: head.encoding }
 }
 

@@ -1,11 +1,12 @@
 //! What is refused, and with which of the many codes.
 
-use crate::toy::{Lab, corpus};
+use crate::toy::{Lab, NAMESPACE, corpus};
+use cim::op::{Answer, Operation, Rows, Target};
 use cim::xml::{self, Element};
 use expect_test::{Expect, expect};
 use std::time::Duration;
 use wsman::enumeration::{IDLE_LIMIT, MAX_PER_PRINCIPAL};
-use wsman::{Step, ns};
+use wsman::{Continuation, Incoming, Moment, Step, ns};
 
 /// Sends a request of the corpus once for each case, with the first piece of text replaced by the second, and shows the fault or `ok`.
 fn check(request: &str, cases: &[(&str, &str)], expected: Expect) {
@@ -370,21 +371,50 @@ fn what_can_never_fit_is_a_fault() {
     let enumerate = corpus("openwsman-enumerate-optimized")
         .replace("<w:RequestTotalItemsCountEstimate/>", small)
         .replace("Toy_Machine", "Toy_Service");
-    expect!["w:EncodingLimit | 2150858824 |  | MaxEnvelopeSizeExceeded | one row takes 9349 bytes, the envelope has room for 7390"].assert_eq(&refusal(&mut lab, "", enumerate.as_bytes()));
+    expect!["w:EncodingLimit | 2150858824 |  | MaxEnvelopeSizeExceeded | one row takes 9349 bytes, the envelope has room for 7262"].assert_eq(&refusal(&mut lab, "", enumerate.as_bytes()));
     let get = corpus("gow-get-singleton").replace("512000", "8192");
     expect!["w:EncodingLimit | 2150858824 |  | MaxEnvelopeSizeExceeded | the reply takes 10022 bytes, the client accepts 8192"].assert_eq(&refusal(&mut lab, "", get.as_bytes()));
+}
+
+/// Begins an exchange that needs the provider.
+fn perform(lab: &mut Lab, request: &str) -> Continuation {
+    let incoming = Incoming { content_type: "", body: request.as_bytes(), principal: "alice" };
+    match lab.server.handle(incoming, Moment { now: Duration::ZERO, entropy: [1; 32] }) {
+        Step::Perform(_, continuation) => continuation,
+        Step::Reply(reply) => panic!("{}", String::from_utf8_lossy(&reply.body)),
+    }
+}
+
+#[test]
+fn a_row_that_fails_is_a_fault_when_its_turn_comes() {
+    let mut lab = Lab::new();
+    let service = Operation::Get { target: Target::new(NAMESPACE, "Toy_Service") };
+    let Ok(Answer::Instance(row)) = lab.toy.answer(service) else { panic!("the toy has a service") };
+    let continuation = perform(&mut lab, &corpus("virsh-enumerate"));
+    let rows = Rows::new([Ok(*row), Err(cim::Error::not_found("the second row"))].into_iter());
+    let reply = lab.server.complete(continuation, Ok(Answer::Rows(rows)), Duration::ZERO);
+    assert_eq!(reply.status, 200);
+    let context = "uuid:01010101-0101-4101-8101-010101010101";
+    assert_eq!(pull(&mut lab, context), "ok");
+    assert!(pull(&mut lab, context).ends_with("the second row does not exist"));
+    assert!(pull(&mut lab, context).contains("n:InvalidEnumerationContext"));
+}
+
+#[test]
+fn an_answer_to_another_question_is_our_own_fault() {
+    let mut lab = Lab::new();
+    let continuation = perform(&mut lab, &corpus("pypsrp-get"));
+    let reply = lab.server.complete(continuation, Ok(Answer::Rows(Rows::empty())), Duration::ZERO);
+    let text = String::from_utf8(reply.body).unwrap();
+    assert!(text.contains("s:Receiver") && text.contains("w:InternalError"), "{text}");
 }
 
 #[test]
 fn time_runs_out_with_its_own_fault() {
     let mut lab = Lab::new();
-    let request = corpus("pypsrp-get");
-    let incoming = wsman::Incoming { content_type: "", body: request.as_bytes(), principal: "alice" };
-    let moment = wsman::Moment { now: Duration::ZERO, entropy: [1; 32] };
-    let Step::Perform(_, continuation) = lab.server.handle(incoming, moment) else {
-        panic!("a Get needs the provider")
-    };
+    let continuation = perform(&mut lab, &corpus("pypsrp-get"));
     assert_eq!(continuation.timeout(), Duration::from_secs(20));
+    assert_eq!(continuation.principal(), "alice");
     let reply = lab.server.time_out(continuation);
     let text = String::from_utf8(reply.body).unwrap();
     assert!(text.contains("w:TimedOut") && text.contains("2150858793") && reply.status == 500, "{text}");
