@@ -3,13 +3,19 @@
 //! Looked up once at start. What is missing or too old is an error that names what to install, because a daemon that
 //! fails at its first snapshot is worse than one that does not start.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use qemu::graph::DiskIo;
-use qemu::launch::{Accelerator, Platform};
+use qemu::launch::{self, Accelerator, Platform, newest_q35};
+use qemu::qmp::Command;
 use qemu::version::{Version, VersionError};
+
+use crate::layout::{Account, Layout, check_readable};
+use crate::process::Program;
 
 /// Where programs are looked for, as in most systems' own PATH for root.
 const PROGRAM_DIRECTORIES: [&str; 5] = ["/usr/local/bin", "/usr/bin", "/usr/libexec", "/usr/sbin", "/bin"];
@@ -105,4 +111,125 @@ pub enum CapabilityError {
         /// The path.
         path: PathBuf,
     },
+}
+
+/// How long a program may take to say its version, or an emulator its machine types.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// CPU model without hardware virtualisation: old enough to be translated faithfully, new enough for `x86-64-v2` systems.
+const CPU_TCG: &str = "Nehalem-v1";
+
+/// CPU model with it: all that this processor has and that can be saved. Saved memory loads on the same processor only.
+const CPU_KVM: &str = "host";
+
+impl Tools {
+    /// Looks for everything and asks the emulator what it can do. The directories of `layout` must be there.
+    ///
+    /// # Errors
+    /// When a program is missing, does not run, or is too old.
+    pub async fn find(wishes: &Wishes, layout: &Layout) -> Result<Self, CapabilityError> {
+        let emulator = find_program(wishes.emulator.as_deref(), "qemu-system-x86_64", "qemu-system-x86")?;
+        let qemu_img = find_program(wishes.qemu_img.as_deref(), "qemu-img", "qemu-utils")?;
+        let storage_daemon = find_program(wishes.storage_daemon.as_deref(), "qemu-storage-daemon", "qemu-utils")?;
+        let version = ask_version(&emulator).await?;
+        ask_version(&qemu_img).await?;
+        ask_version(&storage_daemon).await?;
+        let machine_type = ask_machine_type(&emulator, layout).await?;
+        let (accelerator, no_kvm) = choose_accelerator(wishes.accelerator, layout.account());
+        let cpu = match accelerator {
+            Accelerator::Kvm => CPU_KVM,
+            Accelerator::Tcg => CPU_TCG,
+        };
+        Ok(Self {
+            emulator,
+            qemu_img,
+            storage_daemon,
+            version,
+            platform: Platform { machine_type, accelerator, cpu: cpu.to_owned() },
+            no_kvm,
+            uefi: find_uefi(wishes.uefi.as_ref())?,
+            disk_io: wishes.disk_io.unwrap_or(DiskIo::Buffered),
+        })
+    }
+}
+
+fn find_program(
+    wish: Option<&Path>,
+    program: &'static str,
+    package: &'static str,
+) -> Result<PathBuf, CapabilityError> {
+    if let Some(path) = wish {
+        return if path.is_file() { Ok(path.to_owned()) } else { Err(CapabilityError::NotThere { path: path.to_owned() }) };
+    }
+    let candidates = PROGRAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(program));
+    let missing = || CapabilityError::Missing { program, directories: PROGRAM_DIRECTORIES.join(", "), package };
+    candidates.into_iter().find(|path| path.is_file()).ok_or_else(missing)
+}
+
+fn find_uefi(wish: Option<&UefiFiles>) -> Result<Option<UefiFiles>, CapabilityError> {
+    if let Some(files) = wish {
+        let missing = [&files.code, &files.variables].into_iter().find(|path| !path.is_file());
+        return missing.map_or_else(|| Ok(Some(files.clone())), |path| Err(CapabilityError::NotThere { path: path.clone() }));
+    }
+    let candidates =
+        UEFI_FILES.iter().map(|(code, variables)| UefiFiles { code: code.into(), variables: variables.into() });
+    Ok(candidates.into_iter().find(|files| files.code.is_file() && files.variables.is_file()))
+}
+
+async fn ask_version(program: &Path) -> Result<Version, CapabilityError> {
+    let broken = |reason: String| CapabilityError::Broken { program: program.to_owned(), reason };
+    let mut command = tokio::process::Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
+    let output = match tokio::time::timeout(ANSWER_PATIENCE, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(broken(error.to_string())),
+        Err(_) => return Err(broken(format!("no answer within {} s", ANSWER_PATIENCE.as_secs()))),
+    };
+    let wrap = |source| CapabilityError::Version { program: program.to_owned(), source };
+    let version = Version::from_output(&String::from_utf8_lossy(&output.stdout)).map_err(wrap)?;
+    version.require().map_err(wrap)?;
+    Ok(version)
+}
+
+/// The newest versioned q35, asked of an emulator without a machine.
+async fn ask_machine_type(emulator: &Path, layout: &Layout) -> Result<String, CapabilityError> {
+    let broken = |reason: String| CapabilityError::Broken { program: emulator.to_owned(), reason };
+    let arguments = "-machine none -nodefaults -no-user-config -display none -S \
+                     -chardev socket,id=qmp,fd=0,server=on,wait=off -mon chardev=qmp,mode=control";
+    let program = Program {
+        path: emulator.to_owned(),
+        arguments: arguments.split_ascii_whitespace().map(OsString::from).collect(),
+        socket: layout.probe_qmp(),
+        log: layout.probe_log(),
+        identity: None,
+        account: layout.account(),
+    };
+    let spawned = program.start().map_err(|error| broken(error.to_string()))?;
+    let talking = spawned.connect(ANSWER_PATIENCE).await.map_err(|error| broken(error.to_string()))?;
+    let answer = talking.monitor.execute(Command::new("query-machines"), Vec::new(), ANSWER_PATIENCE).await;
+    talking.process.kill().await;
+    let machines = answer.map_err(|error| broken(error.to_string()))?;
+    newest_q35(&machines).ok_or_else(|| broken("it has no machine type pc-q35".to_owned()))
+}
+
+/// What executes guest instructions, and why it is not hardware, if so.
+fn choose_accelerator(wish: Option<Accelerator>, account: Option<Account>) -> (Accelerator, Option<String>) {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let device = open_kvm(account);
+    let accelerator = launch::choose_accelerator(&cpuinfo, device.is_ok(), wish);
+    let reason = match (accelerator, wish, device) {
+        (Accelerator::Kvm, _, _) => None,
+        (Accelerator::Tcg, Some(_), _) => Some("the configuration says so".to_owned()),
+        (Accelerator::Tcg, None, Err(reason)) => Some(reason),
+        (Accelerator::Tcg, None, Ok(())) => {
+            Some("the processor does not show vmx or svm: enable virtualisation in the firmware or the outer hypervisor".to_owned())
+        }
+    };
+    (accelerator, reason)
+}
+
+fn open_kvm(account: Option<Account>) -> Result<(), String> {
+    let path = Path::new("/dev/kvm");
+    fs::OpenOptions::new().read(true).write(true).open(path).map_err(|error| format!("/dev/kvm: {error}"))?;
+    account.map_or(Ok(()), |account| check_readable(path, account).map_err(|error| error.to_string()))
 }

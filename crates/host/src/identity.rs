@@ -9,11 +9,13 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 /// Names one process for good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,10 +30,21 @@ pub struct Identity {
 
 /// A process that can be watched and killed without doubt about which one it is.
 #[derive(Clone, Debug)]
-pub struct Handle {
+pub struct Handle(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
     identity: Identity,
-    pidfd: Arc<AsyncFd<OwnedFd>>,
+    pidfd: OwnedFd,
+    /// Becomes true when the process has ended; made when first asked for.
+    end: OnceLock<watch::Receiver<bool>>,
 }
+
+/// How often a process is looked at when no thread can wait for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Stack of the thread that waits for a process: it makes one system call.
+const WAITER_STACK_BYTES: usize = 64 << 10;
 
 impl Identity {
     /// The identity of the process that has `pid` now.
@@ -70,7 +83,7 @@ impl Handle {
     /// `NotFound` if it is gone, whoever has its number now.
     pub fn open(identity: Identity) -> io::Result<Self> {
         let pid = Pid::from_raw(identity.pid).ok_or(io::ErrorKind::NotFound)?;
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|error| match error {
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
             rustix::io::Errno::SRCH => io::ErrorKind::NotFound.into(),
             other => io::Error::from(other),
         })?;
@@ -78,30 +91,63 @@ impl Handle {
         if Identity::of(identity.pid)? != identity {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(Self { identity, pidfd: Arc::new(AsyncFd::new(pidfd)?) })
+        Ok(Self(Arc::new(Held { identity, pidfd, end: OnceLock::new() })))
     }
 
     /// Which process.
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.0.identity
     }
 
     /// Returns when the process has ended.
+    ///
+    /// A thread waits for it, and not the runtime's poller: putting a foreign descriptor there is an unsafe operation.
     pub async fn ended(&self) {
-        // An error of the poller itself would mean that the runtime is going down, and we with it.
-        let _ = self.pidfd.readable().await;
+        let mut end = self.0.end.get_or_init(|| self.start_waiter()).clone();
+        if end.wait_for(|ended| *ended).await.is_err() {
+            // No thread could be made, or poll failed. Looking now and then is worse, and still right.
+            while self.is_alive() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
+
+    fn start_waiter(&self) -> watch::Receiver<bool> {
+        let (sender, receiver) = watch::channel(false);
+        let held = Arc::clone(&self.0);
+        let wait = move || {
+            let mut interest = [PollFd::new(&held.pidfd, PollFlags::IN)];
+            loop {
+                match rustix::event::poll(&mut interest, None) {
+                    Ok(_) => {
+                        sender.send_replace(true);
+                        return;
+                    }
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => {
+                        tracing::warn!(pid = held.identity.pid, %error, "cannot wait for the process");
+                        return;
+                    }
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("process-end".to_owned()).stack_size(WAITER_STACK_BYTES);
+        if let Err(error) = thread.spawn(wait) {
+            tracing::warn!(%error, "no thread to wait for the process");
+        }
+        receiver
     }
 
     /// Whether the process still lives.
     pub fn is_alive(&self) -> bool {
-        Identity::of(self.identity.pid).is_ok_and(|found| found == self.identity)
+        Identity::of(self.0.identity.pid).is_ok_and(|found| found == self.0.identity)
     }
 
     /// Ends the process at once. Nothing to do if it has ended.
     pub fn kill(&self) {
-        match rustix::process::pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
+        match rustix::process::pidfd_send_signal(&self.0.pidfd, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => tracing::warn!(pid = self.identity.pid, %error, "could not kill the process"),
+            Err(error) => tracing::warn!(pid = self.0.identity.pid, %error, "could not kill the process"),
         }
     }
 }

@@ -7,7 +7,10 @@
 //! <data>/vms/<VM>/memory/          saved memory, one directory each
 //! <run>/<VM>/qmp                   the machine's monitor, a UNIX socket
 //! <run>/<VM>/process.json          which process it is                (crate::identity)
+//! <run>/<VM>/build.json            how it was built                   (crate::machines)
 //! <run>/<VM>/log                   what the process printed
+//! <run>/<VM>/com1, com2            the guest's serial ports, UNIX sockets
+//! <run>/<VM>/merge.*               the same of a storage daemon that merges layers of a machine that is off
 //! ```
 //! Directories are closed to everybody but their owner. When the emulator runs under an account of its own, the
 //! directories of a machine belong to that account, and the ones above give it the right to pass through and no more.
@@ -83,6 +86,14 @@ pub enum LayoutError {
         /// Who cannot pass.
         uid: u32,
     },
+    /// A file that belongs to somebody else is closed to the emulator's account.
+    #[error("user {uid}, whom the emulator runs as, may not read {path}: run `chmod o+r {path}`")]
+    NotReadable {
+        /// The file.
+        path: PathBuf,
+        /// Who cannot read it.
+        uid: u32,
+    },
 }
 
 impl Layout {
@@ -146,6 +157,16 @@ impl Layout {
         self.data.join("snapvisor.sqlite")
     }
 
+    /// Monitor socket of an emulator that is only asked what it can do.
+    pub fn probe_qmp(&self) -> PathBuf {
+        self.run.join("probe.qmp")
+    }
+
+    /// What that one printed.
+    pub fn probe_log(&self) -> PathBuf {
+        self.run.join("probe.log")
+    }
+
     /// The file that is locked by the daemon at work.
     pub fn lock(&self) -> PathBuf {
         self.data.join("lock")
@@ -181,9 +202,29 @@ impl Layout {
         self.run_vm(vm).join("process.json")
     }
 
+    /// How a machine's process was built.
+    pub fn build(&self, vm: VmId) -> PathBuf {
+        self.run_vm(vm).join("build.json")
+    }
+
+    /// Socket of the guest's first serial port.
+    pub fn com1(&self, vm: VmId) -> PathBuf {
+        self.run_vm(vm).join("com1")
+    }
+
+    /// Socket of the guest's second serial port.
+    pub fn com2(&self, vm: VmId) -> PathBuf {
+        self.run_vm(vm).join("com2")
+    }
+
     /// What a machine's process printed.
     pub fn log(&self, vm: VmId) -> PathBuf {
         self.run_vm(vm).join("log")
+    }
+
+    /// Which process the storage daemon of a machine is.
+    pub fn merge_identity(&self, vm: VmId) -> PathBuf {
+        self.run_vm(vm).join("merge.json")
     }
 
     /// What the storage daemon of a machine printed.
@@ -226,18 +267,35 @@ pub fn check_passage(path: &Path, account: Account) -> Result<(), LayoutError> {
     way.reverse();
     for step in way {
         let meta = fs::metadata(step).map_err(|source| LayoutError::Io { path: step.to_owned(), source })?;
-        let bit = if meta.uid() == account.uid {
-            0o100
-        } else if meta.gid() == account.gid {
-            0o010
-        } else {
-            0o001
-        };
-        if account.uid != 0 && meta.mode() & bit == 0 {
+        if account.uid != 0 && meta.mode() & relevant_digit(&meta, account) == 0 {
             return Err(LayoutError::NoPassage { path: path.to_owned(), blocker: step.to_owned(), uid: account.uid });
         }
     }
     Ok(())
+}
+
+/// Whether `account` may read the file at `path`, by owner, group and mode.
+///
+/// # Errors
+/// [`LayoutError::NotReadable`] if not.
+pub fn check_readable(path: &Path, account: Account) -> Result<(), LayoutError> {
+    let meta = fs::metadata(path).map_err(|source| LayoutError::Io { path: path.to_owned(), source })?;
+    let bit = relevant_digit(&meta, account) * 0o4;
+    if account.uid != 0 && meta.mode() & bit == 0 {
+        return Err(LayoutError::NotReadable { path: path.to_owned(), uid: account.uid });
+    }
+    Ok(())
+}
+
+/// 1 in the digit of the mode that counts for `account`.
+fn relevant_digit(meta: &fs::Metadata, account: Account) -> u32 {
+    if meta.uid() == account.uid {
+        0o100
+    } else if meta.gid() == account.gid {
+        0o010
+    } else {
+        0o001
+    }
 }
 
 fn make_directory(path: &Path, mode: u32, owner: Option<Account>) -> Result<(), LayoutError> {

@@ -28,6 +28,7 @@ mod cancel;
 mod control;
 mod disk;
 mod fault;
+mod file_storage;
 mod hands;
 mod image_lock;
 mod inspect;

@@ -20,14 +20,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::identity::{Handle, Identity};
 use crate::layout::Account;
+use crate::qmp_socket::{Monitor, MonitorError};
 
 /// How much of a log is quoted when a process ends: enough for QEMU's error and the line before it.
 const LAST_WORDS_BYTES: u64 = 2048;
+
+/// How long after closing its monitor a process may take to end: QEMU closes it some milliseconds before.
+const DYING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Lines of it that are quoted.
 const LAST_WORDS_LINES: usize = 5;
@@ -64,6 +69,15 @@ pub struct Process {
     handle: Handle,
     log: PathBuf,
     status: Option<watch::Receiver<Option<ExitStatus>>>,
+}
+
+/// A process that has greeted us.
+#[derive(Debug)]
+pub struct Talking {
+    /// The process.
+    pub process: Process,
+    /// Its monitor.
+    pub monitor: Monitor,
 }
 
 /// A process that has ended.
@@ -110,6 +124,29 @@ pub enum SpawnError {
     },
 }
 
+/// Why a process that was started is of no use. It has ended, or has been ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// It ended on its own.
+    #[error("{0}")]
+    Gone(Gone),
+    /// It does not talk.
+    #[error("{error}; it was ended: {gone}")]
+    Mute {
+        /// What went wrong.
+        error: MonitorError,
+        /// Its end.
+        gone: Gone,
+    },
+}
+
+/// Puts the monitor of an emulator's command line, a socket listening at `socket`, at standard input, where
+/// [`Program::start`] gives it an open one.
+pub fn listen_on_standard_input(arguments: Vec<String>, socket: &Path) -> Vec<OsString> {
+    let at_path = format!("path={},", socket.to_string_lossy().replace(',', ",,"));
+    arguments.into_iter().map(|argument| argument.replacen(&at_path, "fd=0,", 1).into()).collect()
+}
+
 impl Program {
     /// Starts it.
     ///
@@ -149,6 +186,30 @@ impl Program {
                 let _ = child.start_kill();
                 Err(SpawnError::Record { source })
             }
+        }
+    }
+}
+
+impl Spawned {
+    /// Waits for the greeting.
+    ///
+    /// # Errors
+    /// When the process ends first, or does not greet within `patience`. There is no process any more then.
+    pub async fn connect(self, patience: Duration) -> Result<Talking, ConnectError> {
+        let process = self.process;
+        let error = tokio::select! {
+            // A process that ends closes the socket, too; its last words are the better explanation.
+            biased;
+            gone = process.ended() => return Err(ConnectError::Gone(gone)),
+            connected = Monitor::connect(&self.socket, patience) => match connected {
+                Ok(monitor) => return Ok(Talking { process, monitor }),
+                Err(error) => error,
+            },
+        };
+        let ended = tokio::time::timeout(DYING_PATIENCE, process.ended()).await;
+        match ended {
+            Ok(gone) => Err(ConnectError::Gone(gone)),
+            Err(_) => Err(ConnectError::Mute { error, gone: process.kill().await }),
         }
     }
 }

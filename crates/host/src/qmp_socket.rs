@@ -155,6 +155,11 @@ impl Monitor {
         receiver
     }
 
+    /// Whether the connection has ended.
+    pub fn is_lost(&self) -> bool {
+        lock(&self.subscribers).is_none()
+    }
+
     /// Marks events as ours while the returned value lives.
     pub fn quiet(&self) -> Quiet {
         self.quiet.fetch_add(1, Ordering::SeqCst);
@@ -323,7 +328,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn replies_find_their_callers_and_events_come_first() {
         let (_root, path, thread) = peer(|mut stream, mut reader| {
             let mut lines = String::new();
@@ -351,7 +356,7 @@ mod tests {
         assert!(events.recv().await.is_none());
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn descriptors_travel_with_the_first_byte() {
         let (_root, path, thread) = peer(|mut stream, _reader| {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
@@ -379,7 +384,7 @@ mod tests {
         assert_eq!(thread.join().unwrap(), "through the socket");
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_lost_connection_fails_what_waits_and_what_comes_later() {
         let (_root, path, thread) = peer(|stream, mut reader| {
             reader.read_line(&mut String::new()).unwrap();
@@ -394,7 +399,7 @@ mod tests {
         thread.join().unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn patience_ends() {
         let (_root, path, thread) = peer(|_stream, mut reader| {
             while reader.read_line(&mut String::new()).unwrap() > 0 {}

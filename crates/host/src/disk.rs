@@ -1,0 +1,201 @@
+//! Files of a machine: made, measured, removed. No emulator is involved.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ledger::effect::{Image, Overlay};
+use ledger::event::Outcome;
+use ledger::failure::{Failure, Kind};
+use ledger::id::VmId;
+use ledger::snapshot::Format;
+use qemu::qcow2::{self, Backing};
+
+use crate::capability::Tools;
+use crate::executor::{Attempt, Ending};
+use crate::fault;
+use crate::hands::{allocated, sync_directory_of, sync_file};
+use crate::layout::Layout;
+use crate::spec::{self, no_uefi};
+
+/// Space left alone: an overlay needs 256 KiB at first, and a guest that runs on needs room for what it writes while
+/// somebody reads the error message.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// Makes a machine's directories and, with UEFI, its variables. What is there is kept.
+pub async fn prepare_vm(attempt: &Attempt, vm: VmId, nvram: Option<Image>) -> Ending {
+    let layout = attempt.layout().clone();
+    let tools = attempt.tools().clone();
+    blocking(move || {
+        layout.create_vm(vm)?;
+        if let Some(image) = nvram {
+            prepare_nvram(&layout, &tools, &image)?;
+        }
+        sync_directory_of(&layout.vm(vm)).map_err(|error| fault::file("sync", &layout.vms(), &error))?;
+        Ok(Outcome::Done)
+    })
+    .await
+}
+
+/// Makes overlay files anew. What lies below them is on stable storage afterwards.
+pub async fn create_overlays(attempt: &Attempt, vm: VmId, overlays: Vec<Overlay>) -> Ending {
+    let layout = attempt.layout().clone();
+    blocking(move || {
+        layout.create_vm(vm)?;
+        require_space(&layout.vm(vm), 0, "a new layer")?;
+        for overlay in &overlays {
+            sync_file(&overlay.parent.path).map_err(|error| fault::file("sync", &overlay.parent.path, &error))?;
+            create_overlay(&layout, overlay)?;
+        }
+        Ok(Outcome::Done)
+    })
+    .await
+}
+
+/// Bytes that files take on disk.
+pub async fn measure(images: Vec<Image>) -> Ending {
+    blocking(move || {
+        let measure = |image: &Image| {
+            allocated(&image.path).map_err(|error| fault::file("measure", &image.path, &error))
+        };
+        let bytes = images.iter().map(measure).collect::<Result<_, _>>()?;
+        Ok(Outcome::Measured { bytes })
+    })
+    .await
+}
+
+/// Removes files and directories. Missing ones are fine; what is not ours is refused.
+pub async fn delete(attempt: &Attempt, paths: Vec<PathBuf>) -> Ending {
+    let vms = attempt.layout().vms();
+    blocking(move || {
+        // All are looked at before the first goes.
+        for path in &paths {
+            require_ours(path, &vms)?;
+        }
+        for path in &paths {
+            remove(path).map_err(|error| fault::file("remove", path, &error))?;
+        }
+        Ok(Outcome::Done)
+    })
+    .await
+}
+
+/// Refuses if the file system of `directory` has not `bytes` and a reserve free. `what` is what needs them.
+pub fn require_space(directory: &Path, bytes: u64, what: &str) -> Result<(), Failure> {
+    let free = rustix::fs::statvfs(directory).map_err(|error| fault::file("examine", directory, &error.into()))?;
+    let free = free.f_bavail.saturating_mul(free.f_frsize);
+    let needed = bytes.saturating_add(RESERVE_BYTES);
+    if free >= needed {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let text = format!(
+        "{what} needs up to {} MiB in {}, and only {} MiB are free",
+        mib(needed),
+        directory.display(),
+        mib(free)
+    );
+    Err(Failure::new(Kind::NoSpace, text).hint("free some space or delete snapshots, then try again"))
+}
+
+/// Gives every file that the machine may own to the emulator's account, and checks that it can read the others.
+pub fn hand_over_images<'a>(layout: &Layout, images: impl IntoIterator<Item = &'a Image>) -> Result<(), Failure> {
+    let Some(account) = layout.account() else { return Ok(()) };
+    for image in images {
+        if let Some(directory) = image.path.parent() {
+            crate::layout::check_passage(directory, account)?;
+        }
+        if image.private {
+            layout.own(&image.path).map_err(|error| fault::file("change the owner of", &image.path, &error))?;
+        } else {
+            crate::layout::check_readable(&image.path, account)?;
+        }
+    }
+    Ok(())
+}
+
+fn prepare_nvram(layout: &Layout, tools: &Tools, image: &Image) -> Result<(), Failure> {
+    if image.path.exists() {
+        return Ok(());
+    }
+    let template = &tools.uefi.as_ref().ok_or_else(no_uefi)?.variables;
+    let draft = image.path.with_extension("draft");
+    let write = || -> io::Result<()> {
+        remove(&draft)?;
+        convert(&tools.qemu_img, template, &draft, image.format)?;
+        layout.hand_over(&draft)?;
+        File::open(&draft)?.sync_all()?;
+        fs::rename(&draft, &image.path)?;
+        sync_directory_of(&image.path)
+    };
+    write().map_err(|error| fault::file("write the UEFI variables to", &image.path, &error))
+}
+
+/// Copies a raw file into a new image.
+fn convert(qemu_img: &Path, from: &Path, to: &Path, format: Format) -> io::Result<()> {
+    let mut command = std::process::Command::new(qemu_img);
+    command.args(["convert", "-f", "raw", "-O", spec::format(format).driver()]).arg(from).arg(to);
+    let output = command.stdin(std::process::Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+fn create_overlay(layout: &Layout, overlay: &Overlay) -> Result<(), Failure> {
+    let path = &overlay.image.path;
+    let parent = overlay.parent.path.to_str().ok_or_else(|| {
+        Failure::new(Kind::InvalidParameter, format!("the path {} is not text", overlay.parent.path.display()))
+    })?;
+    let backing = Backing { file: parent, format: spec::format(overlay.parent.format) };
+    let content = qcow2::empty(overlay.image.size, Some(backing))
+        .map_err(|error| Failure::new(Kind::InvalidParameter, format!("could not make {}: {error}", path.display())))?;
+    let write = || -> io::Result<()> {
+        let file = create_private(path)?;
+        file.set_len(content.length)?;
+        for (offset, bytes) in &content.pieces {
+            file.write_all_at(bytes, *offset)?;
+        }
+        file.sync_all()?;
+        layout.hand_over(path)?;
+        sync_directory_of(path)
+    };
+    write().map_err(|error| fault::file("create", path, &error))
+}
+
+/// A new empty file in the place of whatever was there. Removing first leaves alone a process that still has it open.
+fn create_private(path: &Path) -> io::Result<File> {
+    remove(path)?;
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// A last line of defence: the ledger never asks for the removal of a user's file, and if it did, nothing would happen.
+fn require_ours(path: &Path, vms: &Path) -> Result<(), Failure> {
+    let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    // Not the directory of all machines itself, but something in it.
+    if plain && path.starts_with(vms) && path != vms {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Failed, format!("refused to remove {}: it is not below {}", path.display(), vms.display())))
+}
+
+/// Runs file work where it may block.
+pub async fn blocking(work: impl FnOnce() -> Result<Outcome, Failure> + Send + 'static) -> Ending {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(error) => Err(fault::task(&error).into()),
+    }
+}

@@ -1,0 +1,162 @@
+//! An image that a user wants to attach, and all that lies behind it.
+//!
+//! Nothing is guessed: the format is what the user says or what the file name says, and the content must agree. A raw
+//! image that begins like qcow2 is refused, because a guest could have written that header to make the host open any
+//! file it names (the reason why QEMU warns about probing raw). Backing files are followed only where the header names
+//! their format.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use ledger::event::{InspectedImage, Outcome};
+use ledger::failure::{Failure, Kind};
+use ledger::snapshot::Format;
+use qemu::qcow2::{HEADER_BYTES, Header, Qcow2Error};
+
+use crate::disk::blocking;
+use crate::executor::Ending;
+use crate::fault;
+use crate::image_lock::{self, Use};
+
+/// Most files in a chain. Fifty snapshots are the product's limit, and a chain of two hundred is 130 times slower.
+const CHAIN_MAX: usize = 256;
+
+/// Sizes are counted in sectors; QEMU rounds what is not a multiple, and an overlay would then differ.
+const SECTOR_BYTES: u64 = 512;
+
+/// Looks at an image and its backing files.
+pub async fn inspect(path: PathBuf, format: Option<Format>) -> Ending {
+    blocking(move || Ok(Outcome::Inspected { chain: inspect_chain(&path, format)? })).await
+}
+
+/// Top first.
+fn inspect_chain(path: &Path, format: Option<Format>) -> Result<Vec<InspectedImage>, Failure> {
+    if !path.is_absolute() {
+        let text = format!("{} is not an absolute path", path.display());
+        return Err(Failure::new(Kind::InvalidParameter, text).hint("give the full path of the image"));
+    }
+    let mut chain: Vec<InspectedImage> = Vec::new();
+    let mut seen = Vec::new();
+    let mut next = Some((path.to_owned(), format.map_or_else(|| format_by_name(path), Ok)?));
+    while let Some((path, format)) = next {
+        let found = look(&path, format, chain.is_empty())?;
+        if seen.contains(&found.identity) {
+            return Err(invalid(&path, "is its own backing file, directly or through others"));
+        }
+        if chain.len() == CHAIN_MAX {
+            return Err(invalid(&path, &format!("is the end of a chain of more than {CHAIN_MAX} files")));
+        }
+        seen.push(found.identity);
+        next = found.backing;
+        chain.push(found.image);
+    }
+    Ok(chain)
+}
+
+struct Found {
+    image: InspectedImage,
+    /// Device and inode.
+    identity: (u64, u64),
+    backing: Option<(PathBuf, Format)>,
+}
+
+/// One file. The top one will be written, the others only read.
+fn look(path: &Path, format: Format, is_top: bool) -> Result<Found, Failure> {
+    let path = fs::canonicalize(path).map_err(|error| fault::file("find the image", path, &error))?;
+    if path.to_str().is_none() {
+        return Err(invalid(&path, "has a path that is not text"));
+    }
+    let meta = fs::metadata(&path).map_err(|error| fault::file("examine", &path, &error))?;
+    if !meta.is_file() && !meta.file_type().is_block_device() {
+        return Err(invalid(&path, "is neither a file nor a block device"));
+    }
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(is_top)
+        .open(&path)
+        .map_err(|error| fault::file("open", &path, &error))?;
+    require_unused(&file, &path, is_top)?;
+    let head = read_head(&mut file).map_err(|error| fault::file("read", &path, &error))?;
+    let length = file.seek(SeekFrom::End(0)).map_err(|error| fault::file("measure", &path, &error))?;
+    let identity = (meta.dev(), meta.ino());
+    let (size, backing) = match format {
+        Format::Raw => (raw_size(&path, &head, length)?, None),
+        Format::Qcow2 => {
+            let header = Header::read(&head).and_then(|header| header.require_plain().map(|()| header));
+            let header = header.map_err(|error| bad_qcow2(&path, &error))?;
+            (header.size, backing_of(&path, &header)?)
+        }
+    };
+    if size == 0 || size % SECTOR_BYTES != 0 {
+        return Err(invalid(&path, &format!("holds a disk of {size} bytes, which is no whole number of sectors")));
+    }
+    Ok(Found { image: InspectedImage { path, format, size }, identity, backing })
+}
+
+fn require_unused(file: &File, path: &Path, is_top: bool) -> Result<(), Failure> {
+    let found = image_lock::used_by_others(file).map_err(|error| fault::file("examine the locks of", path, &error))?;
+    let text = match (found, is_top) {
+        (Use::Written, _) => "is being written by another process",
+        (Use::Read, true) => "is in use by another process, which relies on it not changing",
+        (Use::Read, false) | (Use::Free, _) => return Ok(()),
+    };
+    Err(Failure::new(Kind::InUse, format!("{} {text}", path.display()))
+        .hint("shut down the virtual machine that uses it, or attach another image"))
+}
+
+fn read_head(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    file.take(HEADER_BYTES as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+fn raw_size(path: &Path, head: &[u8], length: u64) -> Result<u64, Failure> {
+    if matches!(Header::read(head), Err(Qcow2Error::NotQcow2)) {
+        return Ok(length);
+    }
+    Err(invalid(path, "was to be attached as raw, but begins like a qcow2 image")
+        .hint("attach it as qcow2; if its guest really wrote that header, convert it to qcow2 first"))
+}
+
+fn bad_qcow2(path: &Path, error: &Qcow2Error) -> Failure {
+    let failure = invalid(path, &format!("cannot be attached as qcow2: {error}"));
+    match error {
+        Qcow2Error::NotQcow2 => failure.hint("attach it as raw, if that is what it is"),
+        Qcow2Error::Unsupported { .. } => failure.hint("make a plain copy with `qemu-img convert -O qcow2` and attach that"),
+        _ => failure,
+    }
+}
+
+fn backing_of(path: &Path, header: &Header) -> Result<Option<(PathBuf, Format)>, Failure> {
+    let Some(name) = &header.backing_file else { return Ok(None) };
+    // `json:` and protocols such as `nbd:` come before a colon; a path with a colon before its first slash is none.
+    if name.split('/').next().is_some_and(|start| start.contains(':')) {
+        return Err(invalid(path, &format!("lies on {name}, which is not a file")));
+    }
+    let format = match header.backing_format.as_deref() {
+        Some("qcow2") => Format::Qcow2,
+        Some("raw") => Format::Raw,
+        Some(other) => return Err(invalid(path, &format!("lies on a file of the format {other}"))),
+        None => {
+            let advice = format!("run `qemu-img rebase -u -b {name} -F <format> {}` to name it", path.display());
+            return Err(invalid(path, &format!("does not say which format its backing file {name} has")).hint(advice));
+        }
+    };
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    Ok(Some((directory.join(name), format)))
+}
+
+fn format_by_name(path: &Path) -> Result<Format, Failure> {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    match extension.to_ascii_lowercase().as_str() {
+        "qcow2" => Ok(Format::Qcow2),
+        "raw" | "img" => Ok(Format::Raw),
+        _ => Err(invalid(path, "does not tell its format by its name").hint("say whether it is qcow2 or raw")),
+    }
+}
+
+fn invalid(path: &Path, what: &str) -> Failure {
+    Failure::new(Kind::InvalidParameter, format!("{} {what}", path.display()))
+}

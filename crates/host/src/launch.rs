@@ -1,0 +1,167 @@
+//! Starting a machine: fresh, from saved memory, or by adopting the process that is already there.
+//!
+//! ```text
+//!   a process is there ──▶ its guest runs, or can run: adopted
+//!          │ no           └▶ it never began: ended, then
+//!          ▼
+//!   Spawned ──connect──▶ Talking ──┬─ fresh: cont ───────────────▶ Running, watched
+//!      │                    │      └─ saved: load the sidecar, cont ──▶ Running, watched
+//!      └────────────────────┴──▶ killed, with its last words in the failure
+//! ```
+//! The record of how the process was built is written before the guest runs: a later daemon can always tell.
+
+use std::time::Duration;
+
+use ledger::effect::{MachineSpec, MemorySource};
+use ledger::event::Outcome;
+use ledger::failure::{Failure, Kind};
+use qemu::launch::{Memory, Start};
+use qemu::restore::{Restore, RestoreError};
+use qemu::save::SIDECAR_FILE;
+
+use crate::control;
+use crate::disk;
+use crate::drive::Drive;
+use crate::executor::{Attempt, Ending};
+use crate::fault;
+use crate::hands::Hands;
+use crate::machines::{Build, GuestState, Running};
+use crate::process::{Program, Talking, listen_on_standard_input};
+use crate::spec::{self, SavedMachine, Surroundings};
+
+/// How long an emulator may take until it greets us. It allocates no memory before the guest touches it.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a process that is of no use may take to end in order.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Starts the process and the guest.
+pub async fn launch(attempt: &Attempt, spec: MachineSpec, memory: Option<MemorySource>) -> Ending {
+    if adopt(attempt, &spec).await? {
+        return Ok(Outcome::Done);
+    }
+    let saved = memory.map(|source| SavedMachine::decode(&source).map(|saved| (source, saved))).transpose()?;
+    prepare(attempt, &spec).await?;
+    attempt.progress(0, 3, "starting the emulator");
+    let build = Build {
+        platform: saved.as_ref().map_or(&attempt.tools().platform, |(_, saved)| &saved.platform).clone(),
+        mapped: saved.is_some(),
+        disk_io: attempt.tools().disk_io,
+    };
+    let talking = start(attempt, &spec, &build, saved.as_ref()).await?;
+    let activity = if saved.is_some() { "restoring memory" } else { "starting the guest" };
+    attempt.progress(2, 3, activity);
+    match run(attempt, &talking, saved.as_ref().map(|(source, _)| source)).await {
+        Ok(()) => {
+            attempt.machines().put(Running::new(spec.vm, talking.process, talking.monitor, build));
+            Ok(Outcome::Done)
+        }
+        Err(mut failure) => {
+            let gone = talking.process.kill().await;
+            if failure.kind == Kind::MachineGone || !gone.last_words.is_empty() {
+                failure.message = format!("{} ({gone})", failure.message);
+            }
+            Err(failure.into())
+        }
+    }
+}
+
+/// Whether a process that is there already was taken over. One that is of no use is ended.
+async fn adopt(attempt: &Attempt, spec: &MachineSpec) -> Result<bool, Failure> {
+    let machines = attempt.machines();
+    let running = match machines.find(spec.vm).await {
+        Ok(None) => return Ok(false),
+        Ok(Some(running)) => running,
+        Err(error) => {
+            tracing::warn!(vm = %spec.vm, %error, "ending a process that cannot be talked to");
+            if let Some(process) = machines.process(spec.vm) {
+                process.kill().await;
+            }
+            return Ok(false);
+        }
+    };
+    match running.guest_state().await {
+        Ok(GuestState::Running) => Ok(true),
+        Ok(GuestState::Stopped) => {
+            let _quiet = running.monitor.quiet();
+            control::resume(&running.monitor).await.map(|()| true)
+        }
+        Ok(GuestState::NotBegun) | Err(_) => {
+            running.end(END_PATIENCE).await;
+            Ok(false)
+        }
+    }
+}
+
+/// Directories, and rights for the account that the emulator runs under.
+async fn prepare(attempt: &Attempt, spec: &MachineSpec) -> Result<(), Failure> {
+    let (layout, spec) = (attempt.layout().clone(), spec.clone());
+    let work = move || {
+        layout.create_vm(spec.vm)?;
+        disk::hand_over_images(&layout, spec.chains.iter().flat_map(|chain| &chain.images))?;
+        Ok(Outcome::Done)
+    };
+    disk::blocking(work).await.map(|_| ()).map_err(|ended| ended.failure)
+}
+
+/// Starts the process, up to the point where it listens and the guest does not run.
+async fn start(
+    attempt: &Attempt,
+    spec: &MachineSpec,
+    build: &Build,
+    saved: Option<&(MemorySource, SavedMachine)>,
+) -> Result<Talking, Failure> {
+    let (layout, tools) = (attempt.layout(), attempt.tools());
+    let around = Surroundings {
+        platform: build.platform.clone(),
+        memory: saved.map_or(Memory::Anonymous, |(source, saved)| spec::mapped(&source.path, saved)),
+        start: if saved.is_some() { Start::Incoming } else { Start::Stopped },
+        sockets: spec::sockets(layout, spec.vm),
+        tools,
+    };
+    let machine = spec::machine(spec, around)?;
+    let arguments =
+        machine.arguments().map_err(|error| Failure::new(Kind::NotSupported, format!("{}: {error}", spec.name)))?;
+    let program = Program {
+        path: tools.emulator.clone(),
+        arguments: listen_on_standard_input(arguments, &layout.qmp(spec.vm)),
+        socket: layout.qmp(spec.vm),
+        log: layout.log(spec.vm),
+        identity: Some(layout.identity(spec.vm)),
+        account: layout.account(),
+    };
+    build
+        .save(&layout.build(spec.vm))
+        .map_err(|error| fault::file("write", &layout.build(spec.vm), &error))?;
+    let spawned = program.start().map_err(|error| fault::spawn(&error))?;
+    attempt.progress(1, 3, "waiting for the emulator");
+    let talking = spawned.connect(START_PATIENCE).await;
+    talking.map_err(|error| {
+        let text = format!("the emulator of {} did not start: {error}", spec.name);
+        Failure::new(fault::kind_of_words(&text), text)
+    })
+}
+
+/// Lets the guest run, from nothing or from saved memory.
+async fn run(attempt: &Attempt, talking: &Talking, source: Option<&MemorySource>) -> Result<(), Failure> {
+    let Some(source) = source else { return control::resume(&talking.monitor).await };
+    let hands = Hands::new(attempt.layout().clone(), attempt.tools().qemu_img.clone());
+    let drive =
+        Drive { monitor: &talking.monitor, hands, cancel: attempt.cancel.clone(), progress: &|_, _| {} };
+    let restored = drive.run(Restore { sidecar: source.path.join(SIDECAR_FILE), resume: true }).await;
+    restored.map(|_| ()).map_err(|error| restore_failure(source, &error))
+}
+
+fn restore_failure(source: &MemorySource, error: &RestoreError) -> Failure {
+    let what = format!("restore the memory in {}", source.path.display());
+    match error {
+        RestoreError::Command(error) => fault::command(&what, error),
+        RestoreError::DoesNotFit { .. } => Failure::new(Kind::Failed, format!("could not {what}: {error}"))
+            .hint("if the emulator was upgraded since, install the old version again, or apply the snapshot without its memory"),
+        RestoreError::NotWaiting { .. } | RestoreError::Ended => {
+            Failure::new(Kind::Failed, format!("could not {what}: {error}"))
+        }
+        RestoreError::TooSlow { .. } => Failure::new(Kind::Timeout, format!("could not {what}: {error}")),
+        RestoreError::Cancelled => control::cancelled("the start of the machine"),
+    }
+}

@@ -1,0 +1,161 @@
+//! Two layers become one, inside the machine's process or inside a storage daemon started for the purpose.
+//!
+//! A storage daemon that an earlier daemon of ours left behind is ended before a new one starts: it holds the locks of
+//! the files, and its job is of no use to us. What it had copied stays valid, as the order promises.
+
+use std::time::Duration;
+
+use ledger::effect::{Image, MergeDirection, MergeOrder};
+use ledger::event::Outcome;
+use ledger::failure::{Failure, Kind};
+use ledger::id::VmId;
+use qemu::merge::{Direction, Merge, MergeError, Merged, Where};
+use qemu::qmp::Command;
+
+use crate::control;
+use crate::disk;
+use crate::drive::Drive;
+use crate::executor::{Attempt, Ending};
+use crate::fault;
+use crate::hands::Hands;
+use crate::process::{Process, Program, Talking, listen_on_standard_input};
+use crate::qmp_socket::Monitor;
+use crate::spec;
+
+/// How long the storage daemon may take to greet us.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the storage daemon may take to end in order: it flushes what it wrote.
+const QUIT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often the end of a merge is tried whose switch has happened.
+const FINISHING_TRIES: u32 = 3;
+
+/// Makes one layer of two.
+pub async fn merge(attempt: &Attempt, vm: VmId, order: MergeOrder, live: bool) -> Ending {
+    let merged = if live { in_machine(attempt, vm, &order).await? } else { elsewhere(attempt, vm, &order).await? };
+    Ok(Outcome::Merged { stopped: merged.stopped })
+}
+
+async fn in_machine(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Merged, Failure> {
+    let found = attempt.machines().find(vm).await;
+    let running = found.map_err(|error| fault::monitor("reach the machine", &error))?;
+    let running = running.ok_or_else(|| fault::no_process(vm))?;
+    hand_over(attempt, order).await?;
+    let mut procedure = procedure(order, Where::Machine, attempt);
+    procedure.disk_io = running.build.disk_io;
+    for _ in 1..FINISHING_TRIES {
+        match run(attempt, &running.monitor, procedure.clone()).await {
+            Err(MergeError::AfterSwitch(error)) => tracing::warn!(%vm, %error, "a merge is not complete, trying again"),
+            ended => return ended.map_err(|error| failure(&procedure, &error)),
+        }
+    }
+    let ended = run(attempt, &running.monitor, procedure.clone()).await;
+    if let Err(MergeError::AfterSwitch(error)) = &ended {
+        // The process now writes to the lower layer and the record still says the upper one. As long as nothing has been
+        // written both are right; a guest that ran on would make the record wrong, so it must not.
+        running.end(QUIT_PATIENCE).await;
+        let text = format!("a merge in the process of machine {vm} could not be completed: {error}");
+        return Err(Failure::new(Kind::MachineGone, text).hint("the machine was turned off to keep its disks right; start it again"));
+    }
+    ended.map_err(|error| failure(&procedure, &error))
+}
+
+async fn elsewhere(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Merged, Failure> {
+    attempt.layout().create_vm(vm)?;
+    hand_over(attempt, order).await?;
+    end_left_over(attempt, vm).await;
+    let daemon = start_storage_daemon(attempt, vm).await?;
+    let procedure = procedure(order, Where::StorageDaemon, attempt);
+    let merged = run(attempt, &daemon.monitor, procedure.clone()).await;
+    let orderly = async {
+        // Its end is what counts, not its answer.
+        let _ = daemon.monitor.execute(Command::new("quit"), Vec::new(), QUIT_PATIENCE).await;
+        daemon.process.ended().await
+    };
+    if tokio::time::timeout(QUIT_PATIENCE, orderly).await.is_err() {
+        daemon.process.kill().await;
+    }
+    merged.map_err(|error| failure(&procedure, &error))
+}
+
+async fn start_storage_daemon(attempt: &Attempt, vm: VmId) -> Result<Talking, Failure> {
+    let layout = attempt.layout();
+    let socket = layout.merge_qmp(vm);
+    let chardev = format!("socket,id=qmp,path={},server=on,wait=off", socket.display());
+    let arguments = ["--chardev", &chardev, "--monitor", "chardev=qmp"].map(str::to_owned).to_vec();
+    let program = Program {
+        path: attempt.tools().storage_daemon.clone(),
+        arguments: listen_on_standard_input(arguments, &socket),
+        socket,
+        log: layout.merge_log(vm),
+        identity: Some(layout.merge_identity(vm)),
+        account: layout.account(),
+    };
+    let spawned = program.start().map_err(|error| fault::spawn(&error))?;
+    spawned.connect(START_PATIENCE).await.map_err(|error| {
+        let text = format!("the storage daemon did not start: {error}");
+        Failure::new(fault::kind_of_words(&text), text)
+    })
+}
+
+async fn end_left_over(attempt: &Attempt, vm: VmId) {
+    let layout = attempt.layout();
+    if let Ok(Some(process)) = Process::find(&layout.merge_identity(vm), &layout.merge_log(vm)) {
+        tracing::info!(%vm, pid = process.pid(), "ending the storage daemon of an earlier merge");
+        process.kill().await;
+    }
+}
+
+async fn hand_over(attempt: &Attempt, order: &MergeOrder) -> Result<(), Failure> {
+    let layout = attempt.layout().clone();
+    let order = order.clone();
+    let work = move || {
+        let pair: [&Image; 2] = [&order.upper, &order.lower];
+        disk::hand_over_images(&layout, pair.into_iter().chain(&order.above).chain(&order.below).chain(&order.children))?;
+        Ok(Outcome::Done)
+    };
+    disk::blocking(work).await.map(|_| ()).map_err(|ended| ended.failure)
+}
+
+fn procedure(order: &MergeOrder, place: Where, attempt: &Attempt) -> Merge {
+    Merge {
+        above: spec::layers(&order.above),
+        upper: spec::layer(&order.upper),
+        lower: spec::layer(&order.lower),
+        below: spec::layers(&order.below),
+        children: spec::layers(&order.children),
+        direction: match order.direction {
+            MergeDirection::Down => Direction::Down,
+            MergeDirection::Up => Direction::Up,
+        },
+        place,
+        disk_io: attempt.tools().disk_io,
+    }
+}
+
+async fn run(attempt: &Attempt, monitor: &Monitor, procedure: Merge) -> Result<Merged, MergeError> {
+    let report = |done, total| attempt.progress(done, total, "merging layers");
+    let drive = Drive {
+        monitor,
+        hands: Hands::new(attempt.layout().clone(), attempt.tools().qemu_img.clone()),
+        cancel: attempt.cancel.clone(),
+        progress: &report,
+    };
+    drive.run(procedure).await
+}
+
+fn failure(procedure: &Merge, error: &MergeError) -> Failure {
+    let what = format!("merge {} and {}", procedure.upper.path.display(), procedure.lower.path.display());
+    let plain = |kind| Failure::new(kind, format!("could not {what}: {error}"));
+    match error {
+        MergeError::Command(error) => fault::command(&what, error),
+        MergeError::Host(error) => fault::host_part(&what, error),
+        MergeError::Job { reason } => match fault::kind_of_words(reason) {
+            Kind::NoSpace => plain(Kind::NoSpace).hint("free some space; nothing is lost, and the merge is tried again later"),
+            kind => plain(kind),
+        },
+        MergeError::Unexpected { .. } | MergeError::AfterSwitch(_) => plain(Kind::Failed),
+        MergeError::Cancelled => control::cancelled("the merge"),
+    }
+}

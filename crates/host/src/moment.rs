@@ -1,0 +1,255 @@
+//! Moments of a running machine: captured, saved, or given up half-way.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ledger::effect::{MachineSpec, MemoryTarget, Overlay};
+use ledger::event::{CaptureReport, EffectFailure, Event, MachineChange, Outcome};
+use ledger::failure::{Failure, Kind};
+use ledger::id::VmId;
+use ledger::state::Timestamp;
+use qemu::procedure::CommandError;
+use qemu::save::{AbortCapture, Capture, CaptureFailed, Captured, Policy, Save, SaveError};
+
+use crate::drive::Drive;
+use crate::executor::{Attempt, Ending};
+use crate::fault;
+use crate::hands::{Hands, allocated, sync_directory_of};
+use crate::layout::Layout;
+use crate::machines::{GuestState, Running};
+use crate::manifest;
+use crate::spec::{self, SavedMachine};
+use crate::{control, disk};
+
+/// Takes one moment: memory if wanted, devices, disks.
+pub async fn capture(
+    attempt: &Attempt,
+    spec: MachineSpec,
+    overlays: Vec<Overlay>,
+    memory: Option<MemoryTarget>,
+    resume: bool,
+) -> Ending {
+    let running = require_running(attempt, spec.vm).await?;
+    let directory = memory.map(|target| target.path);
+    let direct_io = prepare_memory(attempt, &spec, &running, directory.as_deref()).await?;
+    let procedure = Capture {
+        overlays: spec::overlays(&overlays),
+        memory: directory.clone(),
+        resume,
+        disk_io: running.build.disk_io,
+        policy: Policy { background: !running.build.mapped, direct_io, only: None },
+    };
+    let activity = if directory.is_some() { "saving memory" } else { "switching disks" };
+    let ended = drive(attempt, &running, activity).run(procedure).await;
+    if resume {
+        tell_if_stopped(attempt, &running).await;
+    }
+    match ended {
+        Ok(captured) => {
+            let moment = Timestamp(captured.moment_us);
+            let (report, machine) = conclude(attempt, &spec, &running, directory, captured, true).await?;
+            Ok(Outcome::Captured { moment, report, machine })
+        }
+        Err(failed) => Err(give_up("take the snapshot", directory, &failed).await),
+    }
+}
+
+/// Stops the guest and saves its memory.
+pub async fn save(attempt: &Attempt, spec: MachineSpec, memory: MemoryTarget) -> Ending {
+    let running = require_running(attempt, spec.vm).await?;
+    let direct_io = prepare_memory(attempt, &spec, &running, Some(&memory.path)).await?;
+    let procedure = Save { memory: memory.path.clone(), direct_io };
+    match drive(attempt, &running, "saving memory").run(procedure).await {
+        Ok(captured) => {
+            let (report, machine) = conclude(attempt, &spec, &running, Some(memory.path), captured, false).await?;
+            Ok(Outcome::Saved { report, machine })
+        }
+        Err(failed) => Err(give_up("save the machine", Some(memory.path), &failed).await),
+    }
+}
+
+/// Ends what an interrupted capture or save left in the process.
+pub async fn abort(attempt: &Attempt, vm: VmId, overlays: Vec<Overlay>, resume: bool) -> Ending {
+    // Without the process nobody can say; an overlay that was never written reads like what is below it.
+    let unknown = Outcome::Aborted { switched: !overlays.is_empty(), alive: false };
+    let running = match attempt.machines().find(vm).await {
+        Ok(Some(running)) => running,
+        Ok(None) => return Ok(unknown),
+        Err(error) => {
+            tracing::warn!(%vm, %error, "ending a process that cannot be talked to");
+            if let Some(process) = attempt.machines().process(vm) {
+                process.kill().await;
+            }
+            return Ok(unknown);
+        }
+    };
+    let procedure = AbortCapture { overlays: spec::overlays(&overlays), resume };
+    match drive(attempt, &running, "ending the saving of memory").run(procedure).await {
+        Ok(found) => {
+            let alive = found.alive && running.process.is_alive();
+            Ok(Outcome::Aborted { switched: found.switched, alive })
+        }
+        Err(CommandError::Lost { .. }) => Ok(unknown),
+        Err(error) => Err(fault::command("end an interrupted capture", &error).into()),
+    }
+}
+
+async fn require_running(attempt: &Attempt, vm: VmId) -> Result<Arc<Running>, Failure> {
+    let found = attempt.machines().find(vm).await;
+    found.map_err(|error| fault::monitor("reach the machine", &error))?.ok_or_else(|| fault::no_process(vm))
+}
+
+fn drive<'a>(attempt: &'a Attempt, running: &'a Running, activity: &'static str) -> DriveWith<'a> {
+    DriveWith { attempt, running, activity }
+}
+
+/// A drive that reports its progress as `activity`.
+struct DriveWith<'a> {
+    attempt: &'a Attempt,
+    running: &'a Running,
+    activity: &'static str,
+}
+
+impl DriveWith<'_> {
+    async fn run<P: qemu::procedure::Procedure>(self, procedure: P) -> P::Outcome {
+        let report = |done, total| self.attempt.progress(done, total, self.activity);
+        let drive = Drive {
+            monitor: &self.running.monitor,
+            hands: Hands::new(self.attempt.layout().clone(), self.attempt.tools().qemu_img.clone()),
+            cancel: self.attempt.cancel.clone(),
+            progress: &report,
+        };
+        drive.run(procedure).await
+    }
+}
+
+/// Makes the directory for memory, if it can hold it. Whether it takes direct I/O.
+async fn prepare_memory(
+    attempt: &Attempt,
+    spec: &MachineSpec,
+    running: &Running,
+    directory: Option<&Path>,
+) -> Result<bool, Failure> {
+    let Some(directory) = directory.map(Path::to_owned) else { return Ok(false) };
+    let (layout, limit, pid) = (attempt.layout().clone(), spec.memory_mib << 20, running.process.pid());
+    let vm = spec.vm;
+    let name = spec.name.clone();
+    let work = move || -> Result<bool, Failure> {
+        layout.create_vm(vm)?;
+        let needed = resident_bytes(pid).map_or(limit, |resident| resident.min(limit));
+        disk::require_space(&layout.vm(vm), needed, &format!("the memory of {name}"))?;
+        make_memory_directory(&layout, &directory).map_err(|error| fault::file("create", &directory, &error))?;
+        Ok(takes_direct_io(&directory))
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|error| fault::task(&error))?
+}
+
+fn make_memory_directory(layout: &Layout, directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::create_dir_all(directory)?;
+    fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    layout.own(directory)
+}
+
+/// Whether files in `directory` can be written past the page cache; tmpfs and some network file systems refuse.
+fn takes_direct_io(directory: &Path) -> bool {
+    use std::os::unix::fs::OpenOptionsExt;
+    let probe = directory.join("probe");
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    let opened = fs::OpenOptions::new().write(true).create(true).truncate(false).custom_flags(flags).open(&probe);
+    // Made by us a line above; if it cannot be removed now, the capture's own cleaning removes the directory.
+    let _ = fs::remove_file(&probe);
+    opened.is_ok()
+}
+
+/// Bytes of the process in memory, swap and mapped files included: no less than the guest's pages that are not zero.
+/// Of a machine that was restored by mapping, the pages it has not touched are not counted; they are in a file already.
+fn resident_bytes(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    Some((kib("VmRSS:")? + kib("VmSwap:").unwrap_or(0)) << 10)
+}
+
+/// Writes the texts beside the memory, makes all of it durable, and puts the report together.
+async fn conclude(
+    attempt: &Attempt,
+    spec: &MachineSpec,
+    running: &Running,
+    directory: Option<PathBuf>,
+    captured: Captured,
+    switched: bool,
+) -> Result<(CaptureReport, String), EffectFailure> {
+    let mut report = CaptureReport {
+        method: captured.method.name().to_owned(),
+        reason: captured.reason,
+        pause_us: captured.pause_us,
+        total_us: captured.total_us,
+        bytes: captured.memory.map_or(0, |(_, bytes)| bytes),
+    };
+    let (Some(directory), Some((layout, _))) = (directory, captured.memory) else {
+        return Ok((report, String::new()));
+    };
+    let saved = SavedMachine { platform: running.build.platform.clone(), layout };
+    let machine = saved.encode();
+    let (spec, tools) = (spec.clone(), attempt.tools().clone());
+    let work = move || -> Result<u64, Failure> {
+        manifest::write(&directory, &spec, &saved, &tools, captured.moment_us)?;
+        let sync = || sync_directory_of(&directory.join("all")).and_then(|()| sync_directory_of(&directory));
+        sync().map_err(|error| fault::file("sync", &directory, &error))?;
+        manifest::FILES
+            .iter()
+            .map(|name| allocated(&directory.join(name)).map_err(|error| fault::file("measure", &directory, &error)))
+            .sum()
+    };
+    let written = tokio::task::spawn_blocking(work).await.map_err(|error| fault::task(&error)).and_then(|done| done);
+    // The disks are switched by now, and the memory that cannot be described is not a snapshot.
+    report.bytes += written.map_err(|failure| EffectFailure { failure, switched })?;
+    Ok((report, machine))
+}
+
+/// Removes what was written, and says why it did not work.
+async fn give_up(what: &str, directory: Option<PathBuf>, failed: &CaptureFailed) -> EffectFailure {
+    if let Some(directory) = directory {
+        let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(&directory).map_err(|e| (directory, e)));
+        if let Ok(Err((directory, error))) = removed.await {
+            tracing::warn!(directory = %directory.display(), %error, "could not remove what a failed capture wrote");
+        }
+    }
+    let mut failure = match &failed.reason {
+        SaveError::Command(error) => fault::command(what, error),
+        SaveError::Host(error) => fault::host_part(what, error),
+        SaveError::Migration { reason } => {
+            Failure::new(fault::kind_of_words(reason), format!("could not {what}: {}", failed.reason))
+        }
+        SaveError::Unable { .. } => Failure::new(Kind::NotSupported, format!("could not {what}: {}", failed.reason))
+            .hint("install QEMU 9.0 or later and restart the machine"),
+        SaveError::Busy => Failure::new(Kind::InUse, format!("could not {what}: {}", failed.reason))
+            .hint("wait until that has ended, then try again"),
+        SaveError::RunState { .. } => Failure::new(Kind::InvalidState, format!("could not {what}: {}", failed.reason))
+            .hint("resume or restart the machine, then try again"),
+        SaveError::Cancelled => control::cancelled("the capture"),
+    };
+    if failure.kind == Kind::NoSpace {
+        failure = failure.hint("free some space or delete snapshots, then try again; the guest was not harmed");
+    }
+    if let Some(stuck) = &failed.stuck {
+        failure.message = format!("{}; and the guest could not be brought to run again: {stuck}", failure.message);
+        failure = failure.hint("resume the machine by hand, or turn it off and on");
+    }
+    EffectFailure { failure, switched: failed.switched }
+}
+
+/// The guest may have been stopped by the emulator in the middle, for a full disk say, when its events counted as ours.
+async fn tell_if_stopped(attempt: &Attempt, running: &Running) {
+    if let Ok(GuestState::Stopped) = running.guest_state().await {
+        let _ = attempt.bench.events.send(Event::Machine { vm: running.vm, change: MachineChange::Stopped });
+    }
+}
