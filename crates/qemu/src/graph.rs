@@ -257,3 +257,129 @@ fn read_node(node: &Value) -> Option<(u64, (&str, &str))> {
     let text = |name: &str| node.get(name).and_then(Value::as_str);
     Some((node.get("id")?.as_u64()?, (text("type")?, text("name")?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn layer(number: u128, format: Format) -> Layer {
+        Layer { id: Uuid::from_u128(number), path: format!("/d/{number},\"").into(), format }
+    }
+
+    #[test]
+    fn names_fit_and_differ() {
+        let ids = [0, 1, u128::MAX, 0x1234_5678_9abc_4def_8123_4567_89ab_cdef].map(Uuid::from_u128);
+        let names: BTreeSet<_> = ids.iter().flat_map(|id| [node_name(*id), file_node_name(*id)]).collect();
+        assert_eq!(names.len(), 8);
+        assert!(names.iter().all(|name| name.len() == NODE_NAME_CHARS_MAX));
+        assert_eq!(node_name(ids[3]), "L123456789abcdef123456789abcdef");
+    }
+
+    #[test]
+    fn every_layer_of_a_chain_is_spelled_out() {
+        let chain = [layer(2, Format::Qcow2), layer(1, Format::Raw)];
+        let tree = chain_blockdev(&chain, false, DiskIo::DirectIoUring).unwrap();
+        expect![[r#"
+            {
+              "auto-read-only": false,
+              "backing": {
+                "auto-read-only": false,
+                "cache": {
+                  "direct": true,
+                  "no-flush": false
+                },
+                "detect-zeroes": "off",
+                "discard": "unmap",
+                "driver": "raw",
+                "file": {
+                  "aio": "io_uring",
+                  "auto-read-only": true,
+                  "cache": {
+                    "direct": true,
+                    "no-flush": false
+                  },
+                  "discard": "unmap",
+                  "driver": "file",
+                  "filename": "/d/1,\"",
+                  "node-name": "F000000000000000000000000000001",
+                  "read-only": false
+                },
+                "node-name": "L000000000000000000000000000001",
+                "read-only": true
+              },
+              "cache": {
+                "direct": true,
+                "no-flush": false
+              },
+              "detect-zeroes": "off",
+              "discard": "unmap",
+              "driver": "qcow2",
+              "file": {
+                "aio": "io_uring",
+                "auto-read-only": false,
+                "cache": {
+                  "direct": true,
+                  "no-flush": false
+                },
+                "discard": "unmap",
+                "driver": "file",
+                "filename": "/d/2,\"",
+                "node-name": "F000000000000000000000000000002",
+                "read-only": false
+              },
+              "node-name": "L000000000000000000000000000002",
+              "read-only": false
+            }"#]]
+        .assert_eq(&format!("{tree:#}"));
+        assert_eq!(blockdev(&chain[0], false, DiskIo::Buffered)["backing"], Value::Null);
+        assert_eq!(chain_blockdev(&[], false, DiskIo::Buffered), None);
+    }
+
+    /// Node 1 is the device; a commit job's filter (4) lies on layer 2, which lies on layer 1; layer 3 is not in use.
+    #[test]
+    fn chains_are_read_through_filters() {
+        let [one, two, three] = [1, 2, 3].map(|number| layer(number, Format::Qcow2));
+        let nodes = json!([
+            { "id": 1, "type": "block-backend", "name": "/machine/disk" },
+            { "id": 2, "type": "block-driver", "name": two.node() },
+            { "id": 3, "type": "block-driver", "name": one.node() },
+            { "id": 4, "type": "block-driver", "name": "#block123" },
+            { "id": 5, "type": "block-driver", "name": three.node() },
+            { "id": 6, "type": "block-job", "name": "merge" },
+            { "id": "odd" },
+        ]);
+        let edges = json!([
+            { "name": "root", "parent": 1, "child": 4 },
+            { "name": "backing", "parent": 4, "child": 2 },
+            { "name": "backing", "parent": 2, "child": 3 },
+            { "name": "backing", "parent": 5, "child": 3 },
+            { "name": "main node", "parent": 6, "child": 4 },
+            { "name": "backing", "parent": 2 },
+        ]);
+        let graph = Graph::read(&json!({ "nodes": nodes, "edges": edges }));
+        assert_eq!(graph.chains(), [[two.node(), one.node()]]);
+        assert!(graph.has(&three) && graph.chain_of(&three).is_empty());
+        let overlay = |layer: &Layer| [Overlay { layer: layer.clone(), parent: one.clone() }];
+        assert!(graph.is_switched(&overlay(&two)));
+        assert!(!graph.is_switched(&overlay(&three)));
+        assert!(!graph.is_switched(&[]));
+    }
+
+    #[test]
+    fn a_graph_in_circles_ends() {
+        let [one, two] = [1, 2].map(|number| layer(number, Format::Qcow2));
+        let node = |id: u64, name: String| json!({ "id": id, "type": "block-driver", "name": name });
+        let edge = |parent: u64, child: u64| json!({ "name": "backing", "parent": parent, "child": child });
+        let root = json!({ "name": "root", "parent": 1, "child": 2 });
+        let nodes = [node(1, one.node()), node(2, two.node()), node(3, "#a".into()), node(4, "#b".into())];
+        for edges in [[edge(1, 2), edge(2, 1)], [edge(2, 3), edge(3, 4)], [edge(3, 4), edge(4, 3)]] {
+            let edges: Vec<_> = edges.into_iter().chain([root.clone()]).collect();
+            let graph = Graph::read(&json!({ "nodes": nodes, "edges": edges }));
+            assert!(graph.chain(&two.node()).len() <= nodes.len() + 1);
+            assert!(graph.chain("#a").len() <= nodes.len() + 1);
+        }
+        assert_eq!(Graph::read(&json!("odd")), Graph::default());
+    }
+}

@@ -401,3 +401,156 @@ fn doubled(value: &str) -> String {
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::graph::Format;
+
+    fn machine() -> Machine {
+        let layer = |number: u128| Layer {
+            id: Uuid::from_u128(number),
+            path: format!("/d/{number}.qcow2").into(),
+            format: Format::Qcow2,
+        };
+        Machine {
+            name: "web, first".into(),
+            uuid: Uuid::from_u128(7),
+            platform: Platform {
+                machine_type: "pc-q35-10.0".into(),
+                accelerator: Accelerator::Tcg,
+                cpu: "Nehalem-v1".into(),
+            },
+            processors: 2,
+            memory_mib: 512,
+            memory: Memory::Anonymous,
+            firmware: Firmware::Bios,
+            disks: (1..=9).map(|number| Disk { drive: Uuid::from_u128(number), chain: vec![layer(number)] }).collect(),
+            nics: vec![Nic {
+                id: Uuid::from_u128(20),
+                mac: [0x52, 0x54, 0, 0xab, 0, 9],
+                network: Network::Unconnected,
+            }],
+            generation_id: Uuid::from_u128(8),
+            disk_io: DiskIo::Buffered,
+            sockets: Sockets { qmp: "/run/a,b/qmp".into(), com1: "/run/1".into(), com2: "/run/2".into() },
+            start: Start::Run,
+        }
+    }
+
+    /// Shows the arguments of these options.
+    fn check(machine: &Machine, options: &[&str], expected: Expect) {
+        let arguments = machine.arguments().unwrap();
+        let pairs = arguments.windows(2).filter(|pair| options.contains(&pair[0].as_str()));
+        let shown: String = pairs.map(|pair| format!("{} {}\n", pair[0], pair[1])).collect();
+        expected.assert_eq(&shown);
+    }
+
+    #[test]
+    fn the_board() {
+        check(
+            &machine(),
+            &["-object", "-machine", "-accel", "-cpu", "-smp", "-m", "-name", "-chardev", "-mon", "-rtc", "-boot"],
+            expect![[r#"
+                -name guest=web,, first,debug-threads=on
+                -chardev socket,id=qmp,path=/run/a,,b/qmp,server=on,wait=off
+                -mon chardev=qmp,mode=control
+                -object {"id":"pc.ram","qom-type":"memory-backend-ram","size":536870912}
+                -machine pc-q35-10.0,usb=off,vmport=off,dump-guest-core=off,mem-merge=off,memory-backend=pc.ram
+                -accel tcg,thread=multi
+                -cpu Nehalem-v1
+                -smp 2,maxcpus=2,sockets=1,cores=2,threads=1
+                -m size=512M
+                -boot menu=off,strict=on
+                -rtc base=utc,clock=host,driftfix=slew
+                -chardev socket,id=com1,path=/run/1,server=on,wait=off
+                -chardev socket,id=com2,path=/run/2,server=on,wait=off
+            "#]],
+        );
+    }
+
+    #[test]
+    fn devices_have_addresses_by_position() {
+        let machine = Machine { disks: machine().disks.split_off(7), ..machine() };
+        check(
+            &machine,
+            &["-device", "-netdev"],
+            expect![[r#"
+                -device {"chardev":"com1","driver":"isa-serial","id":"serial-com1","index":0}
+                -device {"chardev":"com2","driver":"isa-serial","id":"serial-com2","index":1}
+                -device {"driver":"vmgenid","guid":"00000000-0000-0000-0000-000000000008","id":"generation"}
+                -device {"addr":"4.0","bootindex":1,"bus":"pcie.0","drive":"L000000000000000000000000000008","driver":"virtio-blk-pci","id":"disk-00000000000000000000000000000008","multifunction":true,"serial":"00000000000000000000"}
+                -device {"addr":"4.1","bootindex":2,"bus":"pcie.0","drive":"L000000000000000000000000000009","driver":"virtio-blk-pci","id":"disk-00000000000000000000000000000009","multifunction":true,"serial":"00000000000000000000"}
+                -netdev {"hubid":0,"id":"net-00000000000000000000000000000014","type":"hubport"}
+                -device {"addr":"2.0","bus":"pcie.0","driver":"virtio-net-pci","id":"nic-00000000000000000000000000000014","mac":"52:54:00:ab:00:09","multifunction":true,"netdev":"net-00000000000000000000000000000014","romfile":""}
+            "#]],
+        );
+    }
+
+    #[test]
+    fn saved_memory_is_mapped_privately() {
+        let memory = Memory::Mapped { path: "/s/memory".into(), offset: 1 << 20 };
+        let machine = Machine { memory, start: Start::Incoming, ..machine() };
+        check(
+            &machine,
+            &["-object", "-incoming"],
+            expect![[r#"
+                -object {"id":"pc.ram","mem-path":"/s/memory","offset":1048576,"qom-type":"memory-backend-file","readonly":true,"rom":"off","share":false,"size":536870912}
+                -incoming defer
+            "#]],
+        );
+        assert!(machine.arguments().unwrap().contains(&"-S".to_owned()));
+    }
+
+    #[test]
+    fn uefi_variables_are_a_layer() {
+        let firmware = Firmware::Uefi { code: "/fw/code.fd".into(), variables: machine().disks.remove(0).chain };
+        let machine = Machine { firmware, disks: Vec::new(), ..machine() };
+        check(
+            &machine,
+            &["-machine", "-blockdev"],
+            expect![[r#"
+                -machine pc-q35-10.0,usb=off,vmport=off,dump-guest-core=off,mem-merge=off,memory-backend=pc.ram,pflash0=firmware-code,pflash1=L000000000000000000000000000001
+                -blockdev {"auto-read-only":false,"driver":"raw","file":{"auto-read-only":false,"driver":"file","filename":"/fw/code.fd","read-only":true},"node-name":"firmware-code","read-only":true}
+                -blockdev {"auto-read-only":false,"backing":null,"cache":{"direct":false,"no-flush":false},"detect-zeroes":"off","discard":"unmap","driver":"qcow2","file":{"aio":"threads","auto-read-only":false,"cache":{"direct":false,"no-flush":false},"discard":"unmap","driver":"file","filename":"/d/1.qcow2","node-name":"F000000000000000000000000000001","read-only":false},"node-name":"L000000000000000000000000000001","read-only":false}
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_has_no_address_is_refused() {
+        let disk = machine().disks.remove(0);
+        let nic = machine().nics.remove(0);
+        let many = |count| Machine { disks: vec![disk.clone(); count], ..machine() };
+        assert!(many(DISKS_MAX).arguments().unwrap().iter().any(|argument| argument.contains(r#""addr":"1a.7""#)));
+        assert_eq!(many(DISKS_MAX + 1).arguments(), Err(LaunchError::TooManyDisks { count: DISKS_MAX + 1 }));
+        let machine = Machine { nics: vec![nic; NICS_MAX + 1], ..machine() };
+        assert_eq!(machine.arguments(), Err(LaunchError::TooManyNics { count: NICS_MAX + 1 }));
+    }
+
+    #[test]
+    fn accelerators() {
+        let intel = "processor : 0\nflags\t\t: fpu vmx sse\n";
+        let guest = "flags : fpu hypervisor\nmodel name : vmx svm\n";
+        for (cpuinfo, openable, choice, expected) in [
+            (intel, true, None, Accelerator::Kvm),
+            (intel, false, None, Accelerator::Tcg),
+            (guest, true, None, Accelerator::Tcg),
+            (guest, false, Some(Accelerator::Kvm), Accelerator::Kvm),
+            (intel, true, Some(Accelerator::Tcg), Accelerator::Tcg),
+            ("flags : svm", true, None, Accelerator::Kvm),
+        ] {
+            assert_eq!(choose_accelerator(cpuinfo, openable, choice), expected, "{cpuinfo}");
+        }
+    }
+
+    #[test]
+    fn the_newest_machine_type_is_found_by_number() {
+        let machines =
+            json!([{ "name": "pc-q35-9.2" }, { "name": "pc-q35-10.0", "alias": "q35" }, { "name": "none" }, 1]);
+        assert_eq!(newest_q35(&machines).as_deref(), Some("pc-q35-10.0"));
+        assert_eq!(newest_q35(&json!({})), None);
+    }
+}

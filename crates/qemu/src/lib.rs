@@ -23,3 +23,6 @@ pub mod qmp;
 pub mod restore;
 pub mod save;
 pub mod version;
+
+#[cfg(test)]
+mod fake;

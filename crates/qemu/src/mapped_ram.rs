@@ -433,3 +433,6 @@ impl<S: Storage> Reader<'_, S> {
         String::from_utf8(bytes).or_else(|_| damaged("a name in it is no text"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,8 +102,9 @@ pub enum MergeError {
         /// What was found.
         found: String,
     },
-    /// Only the end is missing: the live layer is switched and the guest stopped. Repeating the order finishes it.
-    #[error("the live layer is merged, and the guest stopped, but the merge is not complete: {0}")]
+    /// Only the end is missing: the live layer is switched, or perhaps about to be, and the guest stopped. Repeating the order
+    /// finishes it.
+    #[error("the live layer is merged or about to be, the guest is stopped, and the merge is not complete: {0}")]
     AfterSwitch(Box<MergeError>),
     /// Somebody no longer wants it.
     #[error("the merge was cancelled")]
@@ -395,21 +396,23 @@ impl Merging {
     }
 
     /// The job ended without a merge.
-    fn undo(self: Box<Self>, reason: MergeError, now: Now) -> Next {
+    fn undo(mut self: Box<Self>, reason: MergeError, now: Now) -> Next {
         let lost = matches!(reason, MergeError::Command(CommandError::Lost { .. }));
         if lost {
             return self.fail(reason, now);
         }
+        self.completing = false;
         execute(Command::new("job-dismiss").arg("id", self.order.job()), |_, now| self.fail(reason, now))
     }
 
-    /// Lets the guest run if we stopped it, unless the live layer has been switched.
+    /// Lets the guest run if we stopped it, unless the live layer has been switched, or may have been.
+    #[expect(clippy::boxed_local, reason = "every other state is boxed, and callers hold the box")]
     fn fail(self: Box<Self>, reason: impl Into<MergeError>, _: Now) -> Next {
         let reason = reason.into();
         if !self.stopped {
             return finish(Err(reason));
         }
-        if self.switched {
+        if self.switched || self.completing {
             return finish(Err(MergeError::AfterSwitch(Box::new(reason))));
         }
         execute(Command::new("cont"), |_, _| finish(Err(reason)))
@@ -439,3 +442,6 @@ fn find_job(jobs: &Value, id: &str) -> Option<Job> {
 fn text(layer: &Layer) -> String {
     layer.path.to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -396,3 +396,102 @@ impl<P: Procedure> Run<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends a command, waits for three things, asks the host, ends with a record of it all.
+    struct Sample;
+
+    impl Procedure for Sample {
+        type Outcome = Vec<String>;
+
+        fn begin(self, _: Now) -> Step<Vec<String>> {
+            execute(Command::new("stop"), |reply, now| collect(vec![format!("{reply:?} {}", now.stopped)], 3))
+        }
+    }
+
+    fn collect(mut seen: Vec<String>, left: u32) -> Step<Vec<String>> {
+        if left == 0 {
+            let request = HostRequest::Close { file: FileKey::Memory };
+            return ask(request, |reply, _| {
+                seen.push(format!("{reply:?}"));
+                tell(Progress { done: 1, total: 1 }, || finish(seen))
+            });
+        }
+        wait(50, move |wake, _| {
+            seen.push(match wake {
+                Wake::Event(event) => event.name,
+                other => format!("{other:?}"),
+            });
+            collect(seen, left - 1)
+        })
+    }
+
+    fn event(name: &str) -> Input {
+        Input::Event(Event { name: name.into(), data: Value::Null, micros: 7 })
+    }
+
+    fn check(inputs: Vec<Input>, expected: &[&str]) {
+        let mut run = Run::new(Sample);
+        let mut action = run.handle(Input::Begin, 1);
+        assert!(matches!(action, Some(Action::Execute { .. })));
+        for input in inputs {
+            action = run.handle(input, 2).or(action);
+        }
+        let Some(Action::Finish(seen)) = action else { panic!("not finished: {action:?}") };
+        assert_eq!(seen, expected);
+        assert_eq!(run.progress(), Some(Progress { done: 1, total: 1 }));
+        assert_eq!(run.handle(Input::Deadline, 3), None, "nothing comes after the end");
+    }
+
+    #[test]
+    fn events_and_a_cancel_are_kept_until_the_procedure_waits() {
+        let reply = Input::Reply(Ok(Value::Null));
+        let done = Input::HostReply(Ok(HostReply::Done));
+        check(
+            vec![event("STOP"), Input::Cancel, reply, event("B"), done],
+            &["Ok(Null) 7", "Cancel", "STOP", "B", "Ok(Done)"],
+        );
+    }
+
+    #[test]
+    fn inputs_that_answer_nothing_are_ignored() {
+        let reply = || Input::Reply(Ok(Value::Null));
+        let done = || Input::HostReply(Ok(HostReply::Done));
+        check(
+            vec![
+                done(),
+                Input::Deadline,
+                reply(),
+                reply(),
+                Input::Begin,
+                Input::Deadline,
+                event("A"),
+                event("B"),
+                done(),
+            ],
+            &["Ok(Null) 0", "Deadline", "A", "B", "Ok(Done)"],
+        );
+    }
+
+    #[test]
+    fn after_a_loss_only_the_host_is_asked() {
+        let done = Input::HostReply(Err(HostFailure("no".into())));
+        check(
+            vec![Input::Lost, done],
+            &[r#"Err(Lost { command: "stop" }) 0"#, "Lost", "Lost", "Lost", r#"Err(HostFailure("no"))"#],
+        );
+    }
+
+    #[test]
+    fn kept_events_are_bounded() {
+        let mut run = Run::new(Sample);
+        run.handle(Input::Begin, 1);
+        for _ in 0..EVENTS_KEPT_MAX + 10 {
+            assert_eq!(run.handle(event("A"), 1), None);
+        }
+        assert_eq!(run.events.len(), EVENTS_KEPT_MAX);
+    }
+}

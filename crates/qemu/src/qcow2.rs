@@ -71,7 +71,7 @@ pub enum Qcow2Error {
     #[error("the backing file name is longer than {BACKING_NAME_BYTES_MAX} bytes")]
     NameTooLong,
     /// Sizes are whole sectors.
-    #[error("a disk of {size} bytes cannot be made: the size must be a multiple of 512, and at most 2 EiB")]
+    #[error("a disk of {size} bytes cannot be made: the size must be a multiple of 512, and at most 2 PiB")]
     Size {
         /// The size.
         size: u64,
@@ -153,7 +153,7 @@ pub struct Backing<'a> {
 ///
 /// Four things, one after the other: header, reference count table, its only block, level 1 table of zeros.
 pub fn empty(size: u64, backing: Option<Backing<'_>>) -> Result<NewImage, Qcow2Error> {
-    if size % SECTOR_BYTES != 0 || size > SIZE_MAX {
+    if !size.is_multiple_of(SECTOR_BYTES) || size > SIZE_MAX {
         return Err(Qcow2Error::Size { size });
     }
     let level1_entries = size.div_ceil(CLUSTER_BYTES * (CLUSTER_BYTES / 8)).max(1);
@@ -180,7 +180,7 @@ const CLUSTER_BITS: u32 = 16;
 const CLUSTER_BYTES: u64 = 1 << CLUSTER_BITS;
 const SECTOR_BYTES: u64 = 512;
 /// What a level 1 table of 32 MiB, QEMU's limit, can address. Its reference counts fit into one block.
-const SIZE_MAX: u64 = 1 << 61;
+const SIZE_MAX: u64 = 1 << 51;
 
 fn header_bytes(size: u64, level1_entries: u32, backing: Option<Backing<'_>>) -> Result<Vec<u8>, Qcow2Error> {
     let mut extensions = Vec::new();
@@ -263,3 +263,70 @@ fn u64_at(bytes: &[u8], offset: usize) -> Result<u64, Qcow2Error> {
 }
 
 const CUT_OFF: Qcow2Error = Qcow2Error::Damaged { what: "it reaches beyond the first 64 KiB or the end of the file" };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlay(size: u64) -> Vec<u8> {
+        let image = empty(size, Some(Backing { file: "/disks/base,1.raw", format: Format::Raw })).unwrap();
+        image.pieces.into_iter().next().unwrap().1
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let header = Header::read(&overlay(1 << 30)).unwrap();
+        assert_eq!(header.backing_file.as_deref(), Some("/disks/base,1.raw"));
+        assert_eq!(header.backing_format.as_deref(), Some("raw"));
+        assert_eq!((header.version, header.size, header.cluster_size), (3, 1 << 30, 65536));
+        assert_eq!(header.require_plain(), Ok(()));
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        assert_eq!(empty(513, None), Err(Qcow2Error::Size { size: 513 }));
+        assert_eq!(empty(SIZE_MAX + 512, None), Err(Qcow2Error::Size { size: SIZE_MAX + 512 }));
+        let largest = empty(SIZE_MAX, None).unwrap();
+        assert!(largest.pieces[2].1.len() as u64 <= CLUSTER_BYTES, "one reference count block must do");
+        let name = "x".repeat(BACKING_NAME_BYTES_MAX + 1);
+        assert_eq!(empty(512, Some(Backing { file: &name, format: Format::Raw })), Err(Qcow2Error::NameTooLong));
+    }
+
+    /// Changes the bytes at an offset.
+    fn check(offset: usize, bytes: &[u8], expected: &str) {
+        let mut image = overlay(1 << 20);
+        image[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let result = Header::read(&image).and_then(|header| header.require_plain());
+        assert_eq!(result.map_or_else(|error| error.to_string(), |()| "fine".into()), expected);
+    }
+
+    #[test]
+    fn strange_images_are_refused() {
+        check(0, b"QFJ", "not a qcow2 image");
+        check(4, &9u32.to_be_bytes(), "qcow2 version 9 is not supported, only 2 and 3 are");
+        check(20, &30u32.to_be_bytes(), "the qcow2 header is damaged: impossible cluster size");
+        check(32, &1u32.to_be_bytes(), "the qcow2 image is encrypted, which is not supported");
+        check(60, &1u32.to_be_bytes(), "the qcow2 image has internal snapshots, which is not supported");
+        check(72, &4u64.to_be_bytes(), "the qcow2 image keeps its data in another file, which is not supported");
+        check(72, &2u64.to_be_bytes(), "the qcow2 image is marked as corrupt, which is not supported");
+        check(72, &(1u64 << 40).to_be_bytes(), "the qcow2 image needs a feature unknown to us, which is not supported");
+        check(72, &1u64.to_be_bytes(), "fine");
+        check(16, &5000u32.to_be_bytes(), "the backing file name is longer than 1023 bytes");
+        check(8, &u64::MAX.to_be_bytes(), &CUT_OFF.to_string());
+    }
+
+    #[test]
+    fn a_header_cut_or_changed_anywhere_never_panics() {
+        let image = overlay(1 << 20);
+        for length in 0..image.len() {
+            assert!(Header::read(&image[..length]).is_err(), "cut to {length}");
+        }
+        for position in 0..image.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut image = image.clone();
+                image[position] = value;
+                drop(Header::read(&image));
+            }
+        }
+    }
+}

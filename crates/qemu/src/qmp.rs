@@ -328,3 +328,121 @@ fn text(object: &Value, member: &str) -> String {
 fn beginning(line: &[u8]) -> String {
     String::from_utf8_lossy(line).chars().take(120).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    const GREETING: &str =
+        r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}}, "capabilities": ["oob"]}}"#;
+
+    /// Feeds lines to a session byte by byte, and shows what comes out.
+    fn check(lines: &[&str], expected: Expect) {
+        let mut session = Session::new();
+        let mut shown = String::new();
+        for byte in lines.iter().flat_map(|line| line.bytes().chain(*b"\r\n")) {
+            if let Err(error) = session.receive(&[byte]) {
+                shown += &format!("{error}\n");
+                break;
+            }
+            while let Some(happening) = session.poll() {
+                shown += &match happening {
+                    Happening::Transmit(line) => format!("transmit {}\n", String::from_utf8_lossy(&line).trim()),
+                    other => format!("{other:?}\n"),
+                };
+            }
+        }
+        expected.assert_eq(&shown);
+    }
+
+    #[test]
+    fn handshake_replies_and_events() {
+        check(
+            &[
+                GREETING,
+                r#"{"return": {}, "id": 0}"#,
+                r#"{"timestamp": {"seconds": 5, "microseconds": 7}, "event": "NEW_ONE", "data": {"a": 1}}"#,
+                "",
+                r#"{"timestamp": {"seconds": -1, "microseconds": -1}, "event": "STOP"}"#,
+                r#"{"return": [1], "id": 1}"#,
+                r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 2}"#,
+            ],
+            expect![[r#"
+                transmit {"execute":"qmp_capabilities","id":0}
+                Ready { version: Version { major: 10, minor: 0, micro: 2 } }
+                Event(Event { name: "NEW_ONE", data: Object {"a": Number(1)}, micros: 5000007 })
+                Event(Event { name: "STOP", data: Null, micros: 0 })
+                Reply { id: 1, result: Ok(Array [Number(1)]) }
+                Reply { id: 2, result: Err(Refusal { class: "GenericError", desc: "no" }) }
+            "#]],
+        );
+    }
+
+    #[test]
+    fn other_peers_are_told_apart() {
+        check(
+            &["SSH-2.0-OpenSSH"],
+            expect![[r#"
+            the QMP peer sent a line that is not JSON: expected value at line 1 column 1
+        "#]],
+        );
+        check(
+            &["[]"],
+            expect![[r#"
+            the QMP peer sent an object that is no QMP message: []
+        "#]],
+        );
+        check(
+            &[r#"{"return": {}}"#],
+            expect![[r#"
+            the QMP peer did not begin with a greeting
+        "#]],
+        );
+        check(
+            &[GREETING, GREETING],
+            expect![[r#"
+            transmit {"execute":"qmp_capabilities","id":0}
+            the QMP peer sent an object that is no QMP message: Greeting { version: Version { major: 10, minor: 0, micro: 2 } }
+        "#]],
+        );
+        check(
+            &[GREETING, r#"{"error": {"desc": "unknown command"}}"#],
+            expect![[r#"
+            transmit {"execute":"qmp_capabilities","id":0}
+            QEMU refused the QMP handshake: unknown command
+        "#]],
+        );
+    }
+
+    #[test]
+    fn lines_are_bounded_with_and_without_an_end() {
+        let long = vec![b' '; LINE_BYTES_MAX + 1];
+        for end in [&b""[..], &b"\n"[..]] {
+            let mut decoder = Decoder::default();
+            decoder.feed(&long);
+            decoder.feed(end);
+            assert_eq!(decoder.next_message(), Err(ProtocolError::LineTooLong));
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error() {
+        let mut decoder = Decoder::default();
+        decoder.feed(&[b'['; 100_000]);
+        decoder.feed(b"\n");
+        assert!(matches!(decoder.next_message(), Err(ProtocolError::NotJson { .. })));
+    }
+
+    #[test]
+    fn commands_are_numbered() {
+        let mut session = Session::new();
+        let lines: Vec<_> = [Command::new("stop"), Command::new("cont").arg("a", 1)]
+            .iter()
+            .map(|command| session.execute(command))
+            .map(|(id, line)| format!("{id} {}", String::from_utf8_lossy(&line).trim()))
+            .collect();
+        assert_eq!(lines, [r#"1 {"execute":"stop","id":1}"#, r#"2 {"arguments":{"a":1},"execute":"cont","id":2}"#]);
+    }
+}

@@ -143,3 +143,59 @@ impl Restore {
 fn fail(error: impl Into<RestoreError>) -> Next {
     finish(Err(error.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, Trouble};
+
+    fn qemu() -> Fake {
+        Fake { state: "inmigrate", ..Fake::running(&[]) }
+    }
+
+    fn restore() -> Restore {
+        Restore { sidecar: "/s/devices".into(), resume: true }
+    }
+
+    #[test]
+    fn a_restored_guest_runs_if_it_is_to() {
+        for resume in [true, false] {
+            let mut qemu = qemu();
+            qemu.drive(Restore { resume, ..restore() }, Trouble::None).unwrap();
+            assert_eq!(qemu.state == "running", resume);
+        }
+    }
+
+    #[test]
+    fn what_went_wrong_is_told() {
+        let check = |mut qemu: Fake, trouble, expected: &str| {
+            let error = qemu.drive(restore(), trouble).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        };
+        check(Fake::running(&[]), Trouble::None, "QEMU does not wait for saved memory: its run state is running");
+        let reason = "load of migration failed: Invalid argument";
+        let unfit = Fake { incoming_error: Some(reason), ..qemu() };
+        check(unfit, Trouble::None, &format!("the saved state does not fit the machine: {reason}"));
+        check(
+            Fake { incoming_hangs: true, ..qemu() },
+            Trouble::None,
+            "QEMU did not load the saved state within 60 seconds",
+        );
+        check(qemu(), Trouble::Fail(4), "QEMU refused migrate-set-capabilities: scripted");
+        check(qemu(), Trouble::Cancel(6), "the restore was cancelled");
+        check(qemu(), Trouble::Lose(6), &RestoreError::Ended.to_string());
+    }
+
+    #[test]
+    fn trouble_anywhere_is_an_error() {
+        let mut whole = qemu();
+        whole.drive(restore(), Trouble::None).unwrap();
+        for at in 1..whole.actions {
+            for trouble in [Trouble::Fail(at), Trouble::Lose(at)] {
+                let result = qemu().drive(restore(), trouble);
+                // Action 6 is the wait, which cannot fail.
+                assert!(result.is_err() || trouble == Trouble::Fail(6), "{trouble:?}");
+            }
+        }
+    }
+}

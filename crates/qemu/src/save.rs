@@ -186,3 +186,6 @@ pub struct Aborted {
     /// The process still answers.
     pub alive: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,3 +102,41 @@ impl Abilities {
         self.capabilities.iter().map(String::as_str)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(output: &str, expected: &str) {
+        let shown = match Version::from_output(output).and_then(|version| version.require().map(|()| version)) {
+            Ok(version) => version.to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(shown, expected, "{output}");
+    }
+
+    #[test]
+    fn versions() {
+        check("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds)\nCopyright", "10.0.2");
+        check("qemu-img version 9.1", "9.1.0");
+        check("qemu-storage-daemon version 9.0.50-rc1", "9.0.50");
+        check(
+            "QEMU emulator version 8.2.2 (x)",
+            "QEMU 8.2.2 is too old: 9.0 or later is needed to save memory (mapped-ram)",
+        );
+        check("bash: command not found", "cannot read a QEMU version from \"bash: command not found\"");
+        check("x version 99999999999.1", "cannot read a QEMU version from \"x version 99999999999.1\"");
+        check("", "cannot read a QEMU version from \"\"");
+    }
+
+    #[test]
+    fn abilities_are_what_is_listed() {
+        let capabilities = json!([{ "capability": "mapped-ram", "state": false }, { "odd": 1 }, 7]);
+        let abilities = Abilities::read(&capabilities, &json!({ "direct-io": false }));
+        assert!(abilities.can("mapped-ram") && !abilities.can("multifd"));
+        assert!(abilities.has_parameter("direct-io") && !abilities.has_parameter("mode"));
+        assert_eq!(Abilities::read(&json!(null), &json!(3)), Abilities::default());
+    }
+}

@@ -480,6 +480,7 @@ impl Job {
         })
     }
 
+    #[expect(clippy::boxed_local, reason = "every other state is boxed, and callers hold the box")]
     fn drop_overlays(self: Box<Self>, reason: SaveError, stuck: Option<String>, now: Now) -> Next {
         let mut commands = vec![migration::remove_files()];
         if !self.switched {

@@ -113,3 +113,52 @@ pub fn last_resort(sample: &Sample, background: bool) -> Method {
     let stop_us = sample.remaining.saturating_mul(1_000_000).checked_div(sample.rate).unwrap_or(u64::MAX);
     if background && stop_us > STOP_US_MAX { Method::Background } else { Method::Stopped }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const SECOND: u64 = 1_000_000;
+
+    /// Looks at (seconds, pages, pass), and when it gives up.
+    fn check(looks: &[(u64, u64, u64)], expected: Option<u64>) {
+        let mut convergence = Convergence::new(0);
+        let gave_up = looks.iter().find(|(seconds, pages, pass)| {
+            let sample = Sample { pages: *pages, pass: *pass, ..Sample::default() };
+            convergence.judge(&sample, seconds * SECOND) != Verdict::GoOn
+        });
+        assert_eq!(gave_up.map(|look| look.0), expected, "{looks:?}");
+    }
+
+    #[test]
+    fn patience_depends_on_the_first_pass() {
+        check(&[(1, 1, 1), (2, 2, 2), (11, 3, 9), (12, 4, 10)], Some(12));
+        check(&[(10, 1, 1), (20, 2, 2), (40, 3, 5), (60, 4, 8), (85, 5, 9), (100, 6, 12)], Some(100));
+    }
+
+    #[test]
+    fn a_first_pass_may_take_any_time_as_long_as_it_moves() {
+        check(&[(1, 1, 1), (25, 2, 1), (50, 3, 1), (75, 4, 1)], None);
+        check(&[(1, 1, 1), (25, 1, 1), (31, 1, 1)], Some(31));
+    }
+
+    #[test]
+    fn the_last_resort_is_the_shorter_stop() {
+        let sample = |remaining| Sample { remaining, rate: 1_000_000_000, ..Sample::default() };
+        assert_eq!(last_resort(&sample(200_000_000), true), Method::Stopped);
+        assert_eq!(last_resort(&sample(900_000_000), true), Method::Background);
+        assert_eq!(last_resort(&sample(900_000_000), false), Method::Stopped);
+        assert_eq!(last_resort(&Sample::default(), true), Method::Background);
+    }
+
+    #[test]
+    fn samples_are_read_from_what_is_there() {
+        let ram =
+            json!({ "normal": 3, "duplicate": 4, "remaining": 5, "total": 6, "mbps": 8.9, "dirty-sync-count": 2 });
+        let sample = Sample::read(&json!({ "ram": ram, "cpu-throttle-percentage": 80 }));
+        assert_eq!((sample.pages, sample.rate, sample.pass, sample.throttle), (7, 1_000_000, 2, 80));
+        assert_eq!(Sample::read(&json!({ "ram": { "mbps": -1e300 } })), Sample::default());
+        assert_eq!(Sample::read(&json!(null)), Sample::default());
+    }
+}
