@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_host_is_described() {
-        let host = host("/data".into(), Box::new(|_| None));
+        let host = host("/data".into(), Box::new(|_, _| None));
         assert!(!host.name.is_empty() && !host.name.contains('.') && host.processors > 0 && host.memory_bytes > 0);
     }
 }

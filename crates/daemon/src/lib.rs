@@ -18,6 +18,9 @@ pub mod run;
 pub mod service;
 pub mod telemetry;
 
+#[cfg(test)]
+mod world;
+
 pub use config::{Config, Flags};
 pub use run::{RunError, serve};
 

@@ -223,3 +223,81 @@ impl<S: Store + 'static> Pump<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use ledger::id::JobId;
+    use ledger::job::JobState;
+    use ledger::request::Definition;
+    use ledger::vm::{Firmware, SnapshotKind};
+
+    use super::*;
+    use crate::world::{MemoryStore, World};
+
+    fn define(name: &str) -> Request {
+        Request::DefineVm(Definition {
+            name: name.to_owned(),
+            notes: String::new(),
+            processors: 1,
+            memory_mib: 128,
+            firmware: Firmware::Bios,
+            bios_guid: None,
+            snapshot_kind: SnapshotKind::Standard,
+        })
+    }
+
+    fn job(reply: Reply) -> JobId {
+        match reply {
+            Reply::Job(job) => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn end_of(handle: &Handle, job: JobId) -> JobState {
+        let state = handle.wait_for(|state| state.jobs.get(&job).is_some_and(|job| job.state.is_final())).await;
+        state.jobs[&job].state.clone()
+    }
+
+    #[tokio::test]
+    async fn what_is_answered_is_published_and_survives() {
+        let store = MemoryStore::default();
+        let world = World::start(store.clone()).await;
+        let id = job(world.handle.submit(define("web")).await);
+        assert!(world.handle.state().jobs.contains_key(&id), "a caller finds what the reply speaks of");
+        assert_eq!(end_of(&world.handle, id).await, JobState::Completed);
+        let before = world.handle.state();
+        world.end().await;
+
+        let world = World::start(store).await;
+        let after = world.handle.state();
+        assert_eq!((after.revision, &after.vms), (before.revision, &before.vms));
+        world.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_refuses_and_nothing_changes() {
+        let store = MemoryStore::default();
+        let world = World::start(store.clone()).await;
+        store.broken.store(true, Ordering::SeqCst);
+        let before = world.handle.state();
+        let Reply::Refused(failure) = world.handle.submit(define("web")).await else { panic!("accepted") };
+        assert!(failure.message.contains("on fire"), "{failure}");
+        assert_eq!(*world.handle.state(), *before);
+
+        store.broken.store(false, Ordering::SeqCst);
+        let id = job(world.handle.submit(define("web")).await);
+        assert_eq!(end_of(&world.handle, id).await, JobState::Completed);
+        world.end().await;
+    }
+
+    #[tokio::test]
+    async fn requests_after_the_end_are_refused() {
+        let world = World::start(MemoryStore::default()).await;
+        let handle = world.handle.clone();
+        world.end().await;
+        let Reply::Refused(failure) = handle.submit(define("web")).await else { panic!("accepted") };
+        assert_eq!(failure.message, "the daemon is stopping");
+    }
+}

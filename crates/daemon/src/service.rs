@@ -156,3 +156,104 @@ fn explanation(failure: &ledger::failure::Failure) -> cim::Error {
     }
     cim::Error::new(hyperv::codes::status(failure.kind), text)
 }
+
+#[cfg(test)]
+mod tests {
+    use cim::embedded::EmbeddedInstance;
+    use cim::op::{Argument, Target};
+    use expect_test::{Expect, expect};
+    use wsman::client::{self, CONTENT_TYPE, ClientError, Request, Stamp};
+
+    use super::*;
+    use crate::world::{MemoryStore, World};
+
+    const NAMESPACE: &str = "root/virtualization/v2";
+
+    /// A client in the same process.
+    struct Client {
+        service: Service,
+        explain: bool,
+    }
+
+    impl Client {
+        async fn ask(&self, request: Request) -> Result<client::Reply, ClientError> {
+            let stamp = Stamp { to: "http://localhost/wsman", message_id: [7; 16], timeout: Duration::from_secs(60) };
+            let question = Question {
+                content_type: CONTENT_TYPE.to_owned(),
+                body: request.to_envelope(stamp).into(),
+                principal: "uid:0".into(),
+                explain: self.explain,
+            };
+            let reply = self.service.answer(question).await;
+            client::read(&request, reply.status, reply.content_type, &reply.body)
+        }
+
+        /// Defines a machine and says how that went, in a few words.
+        async fn define(&self, name: &str) -> String {
+            let properties = vec![("ElementName".to_owned(), Argument::Text(name.to_owned()))];
+            let settings = EmbeddedInstance { class: "Msvm_VirtualSystemSettingData".to_owned(), properties };
+            let request = Request::Invoke {
+                target: Target::new(NAMESPACE, "Msvm_VirtualSystemManagementService"),
+                method: "DefineSystem".to_owned(),
+                arguments: vec![("SystemSettings".to_owned(), Argument::Instance(settings))],
+            };
+            match self.ask(request).await {
+                Ok(client::Reply::Method(reply)) => {
+                    let system = reply.outputs.reference("ResultingSystem").is_some();
+                    format!("returned {}, system {system}", reply.return_value)
+                }
+                Ok(other) => format!("{other:?}"),
+                Err(ClientError::Fault { reason, .. }) => format!("fault: {reason}"),
+                Err(other) => other.to_string(),
+            }
+        }
+    }
+
+    async fn client(explain: bool) -> (World, Client) {
+        let world = World::start(MemoryStore::default()).await;
+        let host = crate::facts::host(world.directory.path().to_owned(), Box::new(|_, _| None));
+        let service = Service::new(host, world.handle.clone());
+        (world, Client { service, explain })
+    }
+
+    async fn check_define(name: &str, explain: bool, expected: Expect) {
+        let (world, client) = client(explain).await;
+        expected.assert_eq(&client.define(name).await);
+        world.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_machine_is_defined_before_the_answer() {
+        let (world, client) = client(true).await;
+        expect!["returned 0, system true"].assert_eq(&client.define("web").await);
+        let names: Vec<_> = world.handle.state().vms.values().map(|vm| vm.name.clone()).collect();
+        assert_eq!(names, ["web"]);
+        let wql = "SELECT * FROM Msvm_ComputerSystem WHERE ElementName = 'web'".to_owned();
+        let query = Request::Enumerate { namespace: NAMESPACE.to_owned(), wql, page: 10 };
+        let Ok(client::Reply::Page(page)) = client.ask(query).await else { panic!("no page") };
+        assert_eq!(page.rows.len(), 1);
+        world.end().await;
+    }
+
+    #[tokio::test]
+    async fn refusals_are_codes_or_words() {
+        let long = "x".repeat(200);
+        check_define(&long, false, expect!["returned 32773, system false"]).await;
+        check_define(&long, true, expect!["fault: machine name has 200 characters, and may have 100"]).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_an_envelope_gets_a_fault() {
+        let (world, client) = client(false).await;
+        let question = Question {
+            content_type: CONTENT_TYPE.to_owned(),
+            body: "<not-soap/>".into(),
+            principal: "uid:0".into(),
+            explain: false,
+        };
+        let reply = client.service.answer(question).await;
+        assert_eq!(reply.status, 500);
+        assert!(reply.content_type.starts_with("application/soap+xml"), "{}", reply.content_type);
+        world.end().await;
+    }
+}

@@ -27,7 +27,9 @@ pub fn run(session: &mut Session, typed: &str) -> Result<Output> {
     let vm = lookup::vm(session, typed)?;
     let like = wql_quoted(&instance_id(&vm.id));
     let ports = session.query(&format!("SELECT * FROM Msvm_SerialPortSettingData WHERE InstanceID LIKE '{like}%'"))?;
-    let path = ports.iter().filter_map(|port| port.text("Connection")).find(|path| !path.is_empty());
+    // COM 1; the other one is for whatever the user attaches to it.
+    let console = ports.iter().find(|port| port.text("AddressOnParent") == Some("0"));
+    let path = console.and_then(|port| port.text("Connection")).filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| Error::new(Kind::Refused, format!("{} has no console", vm.name)))?;
     if !vm.is_on() {
         return Err(Error::new(Kind::Refused, format!("{} is {}, so nobody is at its console", vm.name, vm.state))

@@ -319,6 +319,7 @@ mod tests {
                 Network { mac: "525400ABCDEF".to_owned(), connection: Some("user".to_owned()) },
                 Network { mac: "525400ABCDEE".to_owned(), connection: None },
             ],
+            serial_ports: vec!["/run/com1".to_owned()],
         });
         expect![[r#"
             name:          web
