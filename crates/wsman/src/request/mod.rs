@@ -110,6 +110,11 @@ impl Request {
             Ok(Request::Pull { context: context(body)?, rows: max_elements(body)?.unwrap_or(DEFAULT_ROWS) })
         } else if is(ns::RELEASE) {
             Ok(Request::Release { context: context(expect(body, ns::ENUMERATION, "Release")?)? })
+        } else if let Some(verb) = [ns::PUT, ns::CREATE, ns::DELETE].into_iter().find(|verb| is(verb)) {
+            header.resource()?;
+            let verb = verb.rsplit('/').next().unwrap_or(verb);
+            let reason = format!("{verb} is not supported: instances change only through methods of their services");
+            Err(Fault::new(Kind::ActionNotSupported, reason))
         } else {
             invoke(header, body)
         }
@@ -169,12 +174,6 @@ fn invoke(header: &Header, body: Option<&Element>) -> Result<Request, Fault> {
         let shown: String = header.action.chars().take(200).collect();
         Fault::new(Kind::ActionNotSupported, format!("action {shown} is not supported"))
     };
-    if let Some(transfer) = [ns::PUT, ns::CREATE, ns::DELETE].iter().find(|a| header.action.eq_ignore_ascii_case(a)) {
-        header.resource()?;
-        let verb = transfer.rsplit('/').next().unwrap_or(transfer);
-        let reason = format!("{verb} is not supported: instances change only through methods of their services");
-        return Err(Fault::new(Kind::ActionNotSupported, reason));
-    }
     let (class_uri, method) = header.action.rsplit_once('/').ok_or_else(not_supported)?;
     let of_class = Resource::parse(class_uri).and_then(|resource| resource.class).ok_or_else(not_supported)?;
     let (resource, namespace) = header.resource()?;
