@@ -444,39 +444,3 @@ fn ids_lead_back_to_their_objects() {
     assert_eq!(Object::by_instance_id(&state, "Microsoft:"), None);
     assert_eq!(Object::by_instance_id(&state, "Mïcrosoft:x"), None);
 }
-#[test]
-fn zz_time() {
-    let mut state = one_vm();
-    for i in 0..100_000u128 {
-        let mut s = ledger::snapshot::Snapshot::clone(&{
-            let mut w = one_vm();
-            take(&mut w, 'A');
-            std::sync::Arc::clone(&w.snapshots[&snapshot_id('A')])
-        });
-        s.id = ledger::id::SnapshotId(uuid::Uuid::from_u128(0x99_0000_0000 + i));
-        state.put_snapshot(s);
-    }
-    let view = view(state);
-    let t = std::time::Instant::now();
-    let n = ask(&view, "SELECT * FROM Msvm_VirtualSystemSettingData").unwrap().len();
-    eprintln!("all {n} {:?}", t.elapsed());
-    let t = std::time::Instant::now();
-    for _ in 0..100 {
-        ask(&view, "SELECT * FROM Msvm_VirtualSystemSettingData WHERE InstanceID = 'Microsoft:00000000-0000-0000-0000-00990000C350'").unwrap();
-    }
-    eprintln!("one {:?}", t.elapsed() / 100);
-    let t = std::time::Instant::now();
-    for _ in 0..100 {
-        ask(&view, "SELECT * FROM Msvm_ConcreteJob WHERE InstanceID = 'x'").unwrap();
-    }
-    eprintln!("none {:?}", t.elapsed() / 100);
-    let t = std::time::Instant::now();
-    let q = cim::op::Query::from_wql(
-        cim::wql::parse("SELECT * FROM Msvm_VirtualSystemSettingData").unwrap(),
-        "root/virtualization/v2",
-    )
-    .unwrap();
-    let mut rows = super::enumerate(&view, "root/virtualization/v2", q).unwrap();
-    rows.next().unwrap().unwrap();
-    eprintln!("first {:?}", t.elapsed());
-}
