@@ -153,13 +153,13 @@ impl Tools {
     }
 }
 
-fn find_program(
-    wish: Option<&Path>,
-    program: &'static str,
-    package: &'static str,
-) -> Result<PathBuf, CapabilityError> {
+fn find_program(wish: Option<&Path>, program: &'static str, package: &'static str) -> Result<PathBuf, CapabilityError> {
     if let Some(path) = wish {
-        return if path.is_file() { Ok(path.to_owned()) } else { Err(CapabilityError::NotThere { path: path.to_owned() }) };
+        return if path.is_file() {
+            Ok(path.to_owned())
+        } else {
+            Err(CapabilityError::NotThere { path: path.to_owned() })
+        };
     }
     let candidates = PROGRAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(program));
     let missing = || CapabilityError::Missing { program, directories: PROGRAM_DIRECTORIES.join(", "), package };
@@ -169,7 +169,8 @@ fn find_program(
 fn find_uefi(wish: Option<&UefiFiles>) -> Result<Option<UefiFiles>, CapabilityError> {
     if let Some(files) = wish {
         let missing = [&files.code, &files.variables].into_iter().find(|path| !path.is_file());
-        return missing.map_or_else(|| Ok(Some(files.clone())), |path| Err(CapabilityError::NotThere { path: path.clone() }));
+        return missing
+            .map_or_else(|| Ok(Some(files.clone())), |path| Err(CapabilityError::NotThere { path: path.clone() }));
     }
     let candidates =
         UEFI_FILES.iter().map(|(code, variables)| UefiFiles { code: code.into(), variables: variables.into() });
@@ -221,9 +222,10 @@ fn choose_accelerator(wish: Option<Accelerator>, account: Option<Account>) -> (A
         (Accelerator::Kvm, _, _) => None,
         (Accelerator::Tcg, Some(_), _) => Some("the configuration says so".to_owned()),
         (Accelerator::Tcg, None, Err(reason)) => Some(reason),
-        (Accelerator::Tcg, None, Ok(())) => {
-            Some("the processor does not show vmx or svm: enable virtualisation in the firmware or the outer hypervisor".to_owned())
-        }
+        (Accelerator::Tcg, None, Ok(())) => Some(
+            "the processor does not show vmx or svm: enable virtualisation in the firmware or the outer hypervisor"
+                .to_owned(),
+        ),
     };
     (accelerator, reason)
 }

@@ -56,9 +56,8 @@ pub async fn create_overlays(attempt: &Attempt, vm: VmId, overlays: Vec<Overlay>
 /// Bytes that files take on disk.
 pub async fn measure(images: Vec<Image>) -> Ending {
     blocking(move || {
-        let measure = |image: &Image| {
-            allocated(&image.path).map_err(|error| fault::file("measure", &image.path, &error))
-        };
+        let measure =
+            |image: &Image| allocated(&image.path).map_err(|error| fault::file("measure", &image.path, &error));
         let bytes = images.iter().map(measure).collect::<Result<_, _>>()?;
         Ok(Outcome::Measured { bytes })
     })

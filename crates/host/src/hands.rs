@@ -113,18 +113,18 @@ impl Hands {
 
 impl Hands {
     fn seal(&self, memory: &Path, sidecar: &Path, fill_bitmaps: bool) -> HostResult {
-            let mut memory_file = FileStorage::open(memory, false)?;
-            let mut sidecar_file = FileStorage::open(sidecar, true)?;
-            let layout = mapped_ram::seal(&mut memory_file, &mut sidecar_file, fill_bitmaps)
-                .map_err(|error| HostFailure(format!("{}: {error}", memory.display())))?;
-            let mut bytes = 0;
-            for path in [memory, sidecar] {
-                sync_file(path).map_err(|error| failure("sync", path, &error))?;
-                self.layout.own(path).map_err(|error| failure("hand over", path, &error))?;
-                make_read_only(path).map_err(|error| failure("protect", path, &error))?;
-                bytes += allocated(path).map_err(|error| failure("measure", path, &error))?;
-            }
-            Ok(HostReply::Sealed { layout, bytes })
+        let mut memory_file = FileStorage::open(memory, false)?;
+        let mut sidecar_file = FileStorage::open(sidecar, true)?;
+        let layout = mapped_ram::seal(&mut memory_file, &mut sidecar_file, fill_bitmaps)
+            .map_err(|error| HostFailure(format!("{}: {error}", memory.display())))?;
+        let mut bytes = 0;
+        for path in [memory, sidecar] {
+            sync_file(path).map_err(|error| failure("sync", path, &error))?;
+            self.layout.own(path).map_err(|error| failure("hand over", path, &error))?;
+            make_read_only(path).map_err(|error| failure("protect", path, &error))?;
+            bytes += allocated(path).map_err(|error| failure("measure", path, &error))?;
+        }
+        Ok(HostReply::Sealed { layout, bytes })
     }
 }
 

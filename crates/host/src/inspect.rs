@@ -72,15 +72,12 @@ fn look(path: &Path, format: Format, is_top: bool) -> Result<Found, Failure> {
     if !meta.is_file() && !meta.file_type().is_block_device() {
         return Err(invalid(&path, "is neither a file nor a block device"));
     }
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(is_top)
-        .open(&path)
-        .map_err(|error| fault::file("open", &path, &error))?;
-    require_unused(&file, &path, is_top)?;
+    let mut file =
+        OpenOptions::new().read(true).write(is_top).open(&path).map_err(|error| fault::file("open", &path, &error))?;
+    let identity = (meta.dev(), meta.ino());
+    require_unused(identity, &path, is_top)?;
     let head = read_head(&mut file).map_err(|error| fault::file("read", &path, &error))?;
     let length = file.seek(SeekFrom::End(0)).map_err(|error| fault::file("measure", &path, &error))?;
-    let identity = (meta.dev(), meta.ino());
     let (size, backing) = match format {
         Format::Raw => (raw_size(&path, &head, length)?, None),
         Format::Qcow2 => {
@@ -95,8 +92,9 @@ fn look(path: &Path, format: Format, is_top: bool) -> Result<Found, Failure> {
     Ok(Found { image: InspectedImage { path, format, size }, identity, backing })
 }
 
-fn require_unused(file: &File, path: &Path, is_top: bool) -> Result<(), Failure> {
-    let found = image_lock::used_by_others(file).map_err(|error| fault::file("examine the locks of", path, &error))?;
+fn require_unused((device, inode): (u64, u64), path: &Path, is_top: bool) -> Result<(), Failure> {
+    let found = image_lock::used_by_others(device, inode);
+    let found = found.map_err(|error| fault::file("examine the locks of", path, &error))?;
     let text = match (found, is_top) {
         (Use::Written, _) => "is being written by another process",
         (Use::Read, true) => "is in use by another process, which relies on it not changing",
@@ -124,7 +122,9 @@ fn bad_qcow2(path: &Path, error: &Qcow2Error) -> Failure {
     let failure = invalid(path, &format!("cannot be attached as qcow2: {error}"));
     match error {
         Qcow2Error::NotQcow2 => failure.hint("attach it as raw, if that is what it is"),
-        Qcow2Error::Unsupported { .. } => failure.hint("make a plain copy with `qemu-img convert -O qcow2` and attach that"),
+        Qcow2Error::Unsupported { .. } => {
+            failure.hint("make a plain copy with `qemu-img convert -O qcow2` and attach that")
+        }
         _ => failure,
     }
 }

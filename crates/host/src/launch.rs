@@ -130,9 +130,7 @@ async fn start(
         identity: Some(layout.identity(spec.vm)),
         account: layout.account(),
     };
-    build
-        .save(&layout.build(spec.vm))
-        .map_err(|error| fault::file("write", &layout.build(spec.vm), &error))?;
+    build.save(&layout.build(spec.vm)).map_err(|error| fault::file("write", &layout.build(spec.vm), &error))?;
     let spawned = program.start().map_err(|error| fault::spawn(&error))?;
     attempt.progress(1, 3, "waiting for the emulator");
     let talking = spawned.connect(START_PATIENCE).await;
@@ -146,8 +144,7 @@ async fn start(
 async fn run(attempt: &Attempt, talking: &Talking, source: Option<&MemorySource>) -> Result<(), Failure> {
     let Some(source) = source else { return control::resume(&talking.monitor).await };
     let hands = Hands::new(attempt.layout().clone(), attempt.tools().qemu_img.clone());
-    let drive =
-        Drive { monitor: &talking.monitor, hands, cancel: attempt.cancel.clone(), progress: &|_, _| {} };
+    let drive = Drive { monitor: &talking.monitor, hands, cancel: attempt.cancel.clone(), progress: &|_, _| {} };
     let restored = drive.run(Restore { sidecar: source.path.join(SIDECAR_FILE), resume: true }).await;
     restored.map(|_| ()).map_err(|error| restore_failure(source, &error))
 }

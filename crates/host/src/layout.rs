@@ -56,7 +56,9 @@ pub enum LayoutError {
     #[error("{0} is not an absolute path: give the full path in the configuration")]
     NotAbsolute(PathBuf),
     /// The sockets below would have names too long for the kernel.
-    #[error("the run directory {path} is {have} bytes long, at most {max} are possible: choose a shorter one, such as /run/snapvisor")]
+    #[error(
+        "the run directory {path} is {have} bytes long, at most {max} are possible: choose a shorter one, such as /run/snapvisor"
+    )]
     TooLong {
         /// The run directory.
         path: PathBuf,

@@ -56,7 +56,8 @@ async fn in_machine(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<M
         // written both are right; a guest that ran on would make the record wrong, so it must not.
         running.end(QUIT_PATIENCE).await;
         let text = format!("a merge in the process of machine {vm} could not be completed: {error}");
-        return Err(Failure::new(Kind::MachineGone, text).hint("the machine was turned off to keep its disks right; start it again"));
+        return Err(Failure::new(Kind::MachineGone, text)
+            .hint("the machine was turned off to keep its disks right; start it again"));
     }
     ended.map_err(|error| failure(&procedure, &error))
 }
@@ -112,15 +113,20 @@ async fn hand_over(attempt: &Attempt, order: &MergeOrder) -> Result<(), Failure>
     let order = order.clone();
     let work = move || {
         let pair: [&Image; 2] = [&order.upper, &order.lower];
-        disk::hand_over_images(&layout, pair.into_iter().chain(&order.above).chain(&order.below).chain(&order.children))?;
+        disk::hand_over_images(
+            &layout,
+            pair.into_iter().chain(&order.above).chain(&order.below).chain(&order.children),
+        )?;
         Ok(Outcome::Done)
     };
     disk::blocking(work).await.map(|_| ()).map_err(|ended| ended.failure)
 }
 
 fn procedure(order: &MergeOrder, place: Where, attempt: &Attempt) -> Merge {
+    // The storage daemon opens the two layers and what is below them, nothing above.
+    let above = if place == Where::Machine { spec::layers(&order.above) } else { Vec::new() };
     Merge {
-        above: spec::layers(&order.above),
+        above,
         upper: spec::layer(&order.upper),
         lower: spec::layer(&order.lower),
         below: spec::layers(&order.below),
@@ -152,7 +158,9 @@ fn failure(procedure: &Merge, error: &MergeError) -> Failure {
         MergeError::Command(error) => fault::command(&what, error),
         MergeError::Host(error) => fault::host_part(&what, error),
         MergeError::Job { reason } => match fault::kind_of_words(reason) {
-            Kind::NoSpace => plain(Kind::NoSpace).hint("free some space; nothing is lost, and the merge is tried again later"),
+            Kind::NoSpace => {
+                plain(Kind::NoSpace).hint("free some space; nothing is lost, and the merge is tried again later")
+            }
             kind => plain(kind),
         },
         MergeError::Unexpected { .. } | MergeError::AfterSwitch(_) => plain(Kind::Failed),

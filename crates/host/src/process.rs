@@ -164,8 +164,7 @@ impl Program {
             // With a user id set, the standard library drops supplementary groups too.
             command.uid(account.uid).gid(account.gid);
         }
-        let mut child =
-            command.spawn().map_err(|source| SpawnError::Execute { path: self.path.clone(), source })?;
+        let mut child = command.spawn().map_err(|source| SpawnError::Execute { path: self.path.clone(), source })?;
         // It cannot vanish before we have a hold of it: it stays a zombie until `child` is waited for.
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
         match take_hold(pid, self.identity.as_deref()) {

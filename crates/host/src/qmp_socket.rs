@@ -106,7 +106,8 @@ impl Monitor {
     /// # Errors
     /// When nobody listens, what answers is no QMP, or it takes longer than `patience`.
     pub async fn connect(path: &Path, patience: Duration) -> Result<Self, MonitorError> {
-        let connect_error = |error: io::Error| MonitorError::Connect { path: path.to_owned(), reason: error.to_string() };
+        let connect_error =
+            |error: io::Error| MonitorError::Connect { path: path.to_owned(), reason: error.to_string() };
         let stream = UnixStream::connect(path).await.map_err(connect_error)?;
         let mut wire = Wire { stream, session: Session::new(), buffer: vec![0; READ_BYTES] };
         let version = timeout(patience, wire.shake_hands())
@@ -362,7 +363,8 @@ mod tests {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut bytes = [0; 4096];
-            rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::empty()).unwrap();
+            rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::empty())
+                .unwrap();
             let fds: Vec<OwnedFd> = control
                 .drain()
                 .flat_map(|message| match message {
@@ -401,9 +403,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn patience_ends() {
-        let (_root, path, thread) = peer(|_stream, mut reader| {
-            while reader.read_line(&mut String::new()).unwrap() > 0 {}
-        });
+        let (_root, path, thread) =
+            peer(|_stream, mut reader| while reader.read_line(&mut String::new()).unwrap() > 0 {});
         let monitor = Monitor::connect(&path, PATIENCE).await.unwrap();
         let error = monitor.execute(Command::new("stop"), vec![], Duration::ZERO).await.unwrap_err();
         assert_eq!(error.to_string(), "QEMU did not answer stop within 0 s");

@@ -41,7 +41,9 @@ pub struct SqliteStore {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another daemon works here.
-    #[error("{directory} is in use by the daemon with process id {holder}: stop that one first, or use another data directory")]
+    #[error(
+        "{directory} is in use by the daemon with process id {holder}: stop that one first, or use another data directory"
+    )]
     Locked {
         /// The data directory.
         directory: PathBuf,
@@ -57,7 +59,9 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// Written by a newer program.
-    #[error("{path} has schema version {found}, this program knows up to {SCHEMA_VERSION}: use the newer program that wrote it")]
+    #[error(
+        "{path} has schema version {found}, this program knows up to {SCHEMA_VERSION}: use the newer program that wrote it"
+    )]
     TooNew {
         /// The database.
         path: PathBuf,
@@ -116,9 +120,9 @@ impl SqliteStore {
                 Some(body) => transaction
                     .prepare_cached("INSERT OR REPLACE INTO record (kind, id, body) VALUES (?1, ?2, ?3)")?
                     .execute((kind, id, body))?,
-                None => transaction
-                    .prepare_cached("DELETE FROM record WHERE kind = ?1 AND id = ?2")?
-                    .execute((kind, id))?,
+                None => {
+                    transaction.prepare_cached("DELETE FROM record WHERE kind = ?1 AND id = ?2")?.execute((kind, id))?
+                }
             };
         }
         transaction.execute("UPDATE revision SET number = number + 1", ())?;

@@ -1,0 +1,336 @@
+//! The executor on real emulators: no guest system, 64 MiB, firmware that finds nothing to boot.
+//!
+//! That is enough for everything here, because the host does not care what the guest does. What guests see is tried
+//! elsewhere, with guests that look.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use host::capability::{Tools, Wishes};
+use host::executor::{Executor, Setup};
+use host::layout::Layout;
+use ledger::effect::{
+    Chain, Control, Effect, EffectId, Image, MachineSpec, MemorySource, MemoryTarget, MergeDirection, MergeOrder,
+    Overlay,
+};
+use ledger::event::{EffectFailure, Event, MachineChange, Observation, Outcome};
+use ledger::failure::Kind;
+use ledger::id::{DeviceId, JobId, LayerId, VmId};
+use ledger::snapshot::Format;
+use ledger::vm::{Firmware, Slot};
+use qemu::launch::Accelerator;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+const MIB: u64 = 1 << 20;
+const VM: VmId = VmId(Uuid::from_u128(0xf00d));
+const DISK: Slot = Slot::Drive(DeviceId(Uuid::from_u128(0xd15c)));
+
+/// Longest wait for anything; generous, because a busy test machine is no failure.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A host with its executor, as the daemon would have it.
+struct World {
+    executor: Executor,
+    events: mpsc::UnboundedReceiver<Event>,
+    layout: Layout,
+    number: u32,
+}
+
+impl World {
+    async fn new(root: &Path) -> Self {
+        let layout = Layout::new(&root.join("data"), &root.join("run"), None).unwrap();
+        layout.create().unwrap();
+        let wishes = Wishes { accelerator: Some(Accelerator::Tcg), ..Wishes::default() };
+        let tools = Tools::find(&wishes, &layout).await.unwrap();
+        let (sender, events) = mpsc::unbounded_channel();
+        let executor = Executor::new(Setup { layout: layout.clone(), tools }, sender);
+        Self { executor, events, layout, number: 0 }
+    }
+
+    /// Starts an effect and waits for its outcome. Other news must not come meanwhile.
+    async fn run(&mut self, effect: Effect) -> Result<Outcome, EffectFailure> {
+        self.number += 1;
+        let id = EffectId { job: JobId(Uuid::nil()), number: self.number };
+        let began = std::time::Instant::now();
+        let name = format!("{effect:?}").chars().take_while(|c| c.is_alphanumeric()).collect::<String>();
+        self.executor.start(id, effect);
+        loop {
+            match self.next().await {
+                Event::Outcome { effect, outcome } if effect == id => {
+                    println!("{name}: {:?}", began.elapsed());
+                    return outcome;
+                }
+                Event::Progress { effect, .. } if effect == id => {}
+                other => panic!("unexpected news: {other:?}"),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("news in time").expect("the executor lives")
+    }
+
+    fn image(&self, number: u128, format: Format) -> Image {
+        let path = self.layout.vm(VM).join("disks").join(format!("{number}"));
+        Image { layer: LayerId(Uuid::from_u128(number)), path, format, size: 64 * MIB, private: true }
+    }
+
+    /// Takes a moment with memory; the machine then has one layer more.
+    async fn capture(&mut self, spec: &mut MachineSpec, number: u128) -> MemorySource {
+        let parent = spec.chains[0].images[0].clone();
+        let overlays = vec![Overlay { slot: DISK, image: self.image(number, Format::Qcow2), parent }];
+        let create = Effect::CreateOverlays { vm: VM, overlays: overlays.clone() };
+        assert_eq!(self.run(create).await, Ok(Outcome::Done));
+        let path = self.layout.vm(VM).join("memory").join(number.to_string());
+        let memory = Some(MemoryTarget { path: path.clone() });
+        let top = overlays[0].image.clone();
+        let capture = Effect::Capture { spec: spec.clone(), overlays, memory, resume: true };
+        let outcome = self.run(capture).await.unwrap();
+        let Outcome::Captured { report, machine, .. } = outcome else { panic!("{outcome:?}") };
+        println!("  {report:?}");
+        assert!(report.bytes > 0 && report.pause_us > 0);
+        spec.chains[0].images.insert(0, top);
+        MemorySource { path, machine }
+    }
+}
+
+/// A user's image, and a machine that has it.
+async fn machine(world: &mut World, root: &Path) -> MachineSpec {
+    let path = root.join("user.qcow2");
+    tool("qemu-img", &["create", "-q", "-f", "qcow2", text(&path), "64M"]);
+    let inspect = Effect::InspectImage { path: path.clone(), format: None };
+    let outcome = world.run(inspect).await.unwrap();
+    let Outcome::Inspected { chain } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((chain.len(), chain[0].size, chain[0].format), (1, 64 * MIB, Format::Qcow2));
+    assert_eq!(world.run(Effect::PrepareVm { vm: VM, nvram: None }).await, Ok(Outcome::Done));
+    let image = Image {
+        layer: LayerId(Uuid::from_u128(1)),
+        path: chain[0].path.clone(),
+        format: Format::Qcow2,
+        size: 64 * MIB,
+        private: true,
+    };
+    MachineSpec {
+        vm: VM,
+        name: "a, machine's \"name\"".to_owned(),
+        processors: 1,
+        memory_mib: 64,
+        firmware: Firmware::Bios,
+        bios_guid: Uuid::from_u128(2),
+        generation_id: Uuid::from_u128(3),
+        chains: vec![Chain { slot: DISK, images: vec![image] }],
+        nics: vec![],
+    }
+}
+
+fn launch(spec: &MachineSpec, memory: Option<&MemorySource>) -> Effect {
+    Effect::Launch { spec: spec.clone(), memory: memory.cloned() }
+}
+
+fn control(action: Control) -> Effect {
+    Effect::Control { vm: VM, action }
+}
+
+fn tool(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Writes a pattern into a layer that no process has open.
+fn fill(image: &Path, pattern: u8, mib: u64) {
+    tool("qemu-io", &["-f", "qcow2", "-c", &format!("write -P {pattern} {mib}M 1M"), text(image)]);
+}
+
+fn holds(image: &Path, pattern: u8, mib: u64) {
+    let found = tool("qemu-io", &["-r", "-f", "qcow2", "-c", &format!("read -P {pattern} {mib}M 1M"), text(image)]);
+    assert!(!found.contains("verification failed"), "{} at {mib} MiB: {found}", image.display());
+}
+
+fn order(spec: &MachineSpec, upper: usize, direction: MergeDirection) -> MergeOrder {
+    let images = &spec.chains[0].images;
+    let children = if upper > 0 { vec![images[upper - 1].clone()] } else { vec![] };
+    MergeOrder {
+        slot: Some(DISK),
+        above: images[..upper].to_vec(),
+        upper: images[upper].clone(),
+        lower: images[upper + 1].clone(),
+        below: images[upper + 2..].to_vec(),
+        children,
+        direction,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_captured_saved_restored_and_ended() {
+    let root = tempfile::tempdir().unwrap();
+    let mut world = World::new(root.path()).await;
+    let mut spec = machine(&mut world, root.path()).await;
+    assert_eq!(world.executor.observe(VM).await, Observation::NoProcess);
+    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    assert_eq!(world.executor.observe(VM).await, Observation::Running);
+    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done), "repeating a launch adopts");
+
+    let first = world.capture(&mut spec, 10).await;
+    assert_eq!(world.executor.observe(VM).await, Observation::Running);
+    for (action, seen) in [
+        (Control::Pause, Observation::Stopped),
+        (Control::Pause, Observation::Stopped),
+        (Control::Resume, Observation::Running),
+        (Control::Resume, Observation::Running),
+    ] {
+        assert_eq!(world.run(control(action)).await, Ok(Outcome::Done));
+        assert_eq!(world.executor.observe(VM).await, seen);
+    }
+
+    let memory = MemoryTarget { path: world.layout.vm(VM).join("memory/save") };
+    let path = memory.path.clone();
+    let outcome = world.run(Effect::Save { spec: spec.clone(), memory }).await.unwrap();
+    let Outcome::Saved { machine, report } = outcome else { panic!("{outcome:?}") };
+    println!("  {report:?}");
+    assert_eq!(world.executor.observe(VM).await, Observation::Stopped);
+    for _ in 0..2 {
+        assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    }
+    assert_eq!(world.executor.observe(VM).await, Observation::NoProcess);
+
+    let saved = MemorySource { path, machine };
+    assert_eq!(world.run(launch(&spec, Some(&saved))).await, Ok(Outcome::Done));
+    assert_eq!(world.executor.observe(VM).await, Observation::Running);
+    // A restored machine can be captured again, and an older moment started after it.
+    world.capture(&mut spec, 11).await;
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    spec.chains[0].images.drain(..2);
+    let image = world.image(12, Format::Qcow2);
+    let overlay = Overlay { slot: DISK, image: image.clone(), parent: spec.chains[0].images[0].clone() };
+    assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays: vec![overlay] }).await, Ok(Outcome::Done));
+    spec.chains[0].images.insert(0, image);
+    assert_eq!(world.run(launch(&spec, Some(&first))).await, Ok(Outcome::Done));
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    try_script(&first.path);
+}
+
+/// The script beside the memory starts the moment with stock QEMU.
+fn try_script(memory: &Path) {
+    let script = std::fs::read_to_string(memory.join("start.sh")).unwrap();
+    let quit = script.replace("exec qemu-system-x86_64", "exec timeout 20 qemu-system-x86_64 -monitor stdio");
+    let path = memory.with_extension("sh");
+    std::fs::write(&path, quit).unwrap();
+    let command = format!("(sleep 1; echo info status; echo quit) | sh {}", text(&path));
+    let output = tool("sh", &["-c", &command]);
+    assert!(output.contains("VM status: running"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_are_merged_live_and_at_rest() {
+    let root = tempfile::tempdir().unwrap();
+    let mut world = World::new(root.path()).await;
+    let mut spec = machine(&mut world, root.path()).await;
+    let user = spec.chains[0].images[0].path.clone();
+    fill(&user, 1, 0);
+    for number in 10..14 {
+        let parent = spec.chains[0].images[0].clone();
+        let image = world.image(number, Format::Qcow2);
+        let overlays = vec![Overlay { slot: DISK, image: image.clone(), parent }];
+        assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays }).await, Ok(Outcome::Done));
+        let number = u8::try_from(number).unwrap();
+        fill(&image.path, number, u64::from(number));
+        spec.chains[0].images.insert(0, image);
+    }
+    let images: Vec<PathBuf> = spec.chains[0].images.iter().map(|image| image.path.clone()).collect();
+    let measured = world.run(Effect::Measure { images: spec.chains[0].images.clone() }).await.unwrap();
+    let Outcome::Measured { bytes } = measured else { panic!("{measured:?}") };
+    assert!(bytes.len() == 5 && bytes.iter().all(|bytes| *bytes >= MIB && *bytes < 3 * MIB), "{bytes:?}");
+
+    // 13 on 12 on 11 on 10 on the user's. At rest: 12 goes down into 11.
+    let merge = Effect::Merge { vm: VM, order: order(&spec, 1, MergeDirection::Down), live: false };
+    for _ in 0..2 {
+        assert_eq!(world.run(merge.clone()).await, Ok(Outcome::Merged { stopped: false }), "and once more");
+    }
+    let removed = spec.chains[0].images.remove(1);
+    assert_eq!(world.run(Effect::Delete { paths: vec![removed.path] }).await, Ok(Outcome::Done));
+    holds(&images[0], 12, 12);
+
+    // Live: 10 is copied up into 11, then the top goes down into 11.
+    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    let merge = Effect::Merge { vm: VM, order: order(&spec, 1, MergeDirection::Up), live: true };
+    assert_eq!(world.run(merge).await, Ok(Outcome::Merged { stopped: false }));
+    spec.chains[0].images.remove(2);
+    let merge = Effect::Merge { vm: VM, order: order(&spec, 0, MergeDirection::Down), live: true };
+    assert_eq!(world.run(merge).await, Ok(Outcome::Merged { stopped: true }));
+    assert_eq!(world.executor.observe(VM).await, Observation::Stopped);
+    assert_eq!(world.run(control(Control::Resume)).await, Ok(Outcome::Done));
+    spec.chains[0].images.remove(0);
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    let top = &spec.chains[0].images[0].path;
+    for pattern in 10..14 {
+        holds(top, pattern, u64::from(pattern));
+    }
+    holds(top, 1, 0);
+    let refused = world.run(Effect::Delete { paths: vec![user] }).await.unwrap_err();
+    assert!(refused.failure.message.starts_with("refused to remove"), "{}", refused.failure);
+}
+
+#[test]
+fn a_machine_outlives_the_daemon_and_is_adopted() {
+    let root = tempfile::tempdir().unwrap();
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let first = runtime();
+    let spec = first.block_on(async {
+        let mut world = World::new(root.path()).await;
+        let spec = machine(&mut world, root.path()).await;
+        assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+        spec
+    });
+    // As if killed: whatever it was doing ends in the middle, and its sockets close.
+    first.shutdown_background();
+    runtime().block_on(async {
+        let mut world = World::new(root.path()).await;
+        let mut spec = spec;
+        assert_eq!(world.executor.observe(VM).await, Observation::Running);
+        world.capture(&mut spec, 10).await;
+        let abort = Effect::AbortCapture { vm: VM, overlays: vec![], resume: true };
+        assert_eq!(world.run(abort).await, Ok(Outcome::Aborted { switched: false, alive: true }));
+
+        // Somebody kills it: that is news.
+        let identity = std::fs::read_to_string(world.layout.identity(VM)).unwrap();
+        let pid = serde_json::from_str::<serde_json::Value>(&identity).unwrap()["pid"].to_string();
+        tool("kill", &["-9", &pid]);
+        assert_eq!(world.next().await, Event::Machine { vm: VM, change: MachineChange::Gone });
+        assert_eq!(world.executor.observe(VM).await, Observation::NoProcess);
+        let failure = world.run(control(Control::Pause)).await.unwrap_err().failure;
+        assert_eq!(failure.kind, Kind::MachineGone);
+        let overlays = vec![];
+        let capture = Effect::Capture { spec: spec.clone(), overlays, memory: None, resume: true };
+        assert_eq!(world.run(capture).await.unwrap_err().failure.kind, Kind::MachineGone);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_cannot_start_says_why() {
+    let root = tempfile::tempdir().unwrap();
+    let mut world = World::new(root.path()).await;
+    let mut spec = machine(&mut world, root.path()).await;
+    spec.chains[0].images[0].path = root.path().join("missing.qcow2");
+    let failure = world.run(launch(&spec, None)).await.unwrap_err().failure;
+    assert!(failure.message.contains("missing.qcow2': No such file or directory"), "{failure}");
+    assert_eq!(world.executor.observe(VM).await, Observation::NoProcess);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_in_use_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let mut world = World::new(root.path()).await;
+    let spec = machine(&mut world, root.path()).await;
+    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    let path = spec.chains[0].images[0].path.clone();
+    let failure = world.run(Effect::InspectImage { path, format: None }).await.unwrap_err().failure;
+    assert_eq!(failure.kind, Kind::InUse, "{failure}");
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+}
