@@ -190,8 +190,8 @@ impl Fake {
     fn set_capabilities(&mut self, command: &Command) -> Result<Value, Refusal> {
         let list = command.arguments().get("capabilities").and_then(Value::as_array).expect("a list of capabilities");
         assert_eq!(list.len(), 5, "every capability must be set, on or off");
-        let on = |name: &str| list.iter().any(|entry| entry["capability"] == name && entry["state"] == true);
-        self.background = on("background-snapshot");
+        let background = |entry: &Value| entry["capability"] == "background-snapshot" && entry["state"] == true;
+        self.background = list.iter().any(background);
         if self.background && !self.can_protect {
             return Err(Refusal { class: "GenericError".into(), desc: "not supported by host kernel".into() });
         }
