@@ -160,3 +160,146 @@ fn format_by_name(path: &Path) -> Result<Format, Failure> {
 fn invalid(path: &Path, what: &str) -> Failure {
     Failure::new(Kind::InvalidParameter, format!("{} {what}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+    use qemu::graph;
+    use qemu::qcow2::{self, Backing};
+
+    const SIZE: u64 = 1 << 20;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn qcow2(&self, name: &str, backing: Option<(&str, graph::Format)>) {
+            let backing = backing.map(|(file, format)| Backing { file, format });
+            let image = qcow2::empty(SIZE, backing).unwrap();
+            let mut bytes = vec![0; usize::try_from(image.length).unwrap()];
+            for (offset, piece) in image.pieces {
+                let start = usize::try_from(offset).unwrap();
+                bytes[start..start + piece.len()].copy_from_slice(&piece);
+            }
+            fs::write(self.0.path().join(name), bytes).unwrap();
+        }
+
+        fn raw(&self, name: &str, bytes: u64) {
+            File::create(self.0.path().join(name)).unwrap().set_len(bytes).unwrap();
+        }
+
+        fn check(&self, name: &str, format: Option<Format>, expected: Expect) {
+            let text = match inspect_chain(&self.0.path().join(name), format) {
+                Ok(chain) => {
+                    chain.iter().map(|i| format!("{} {:?} {}\n", i.path.display(), i.format, i.size)).collect()
+                }
+                Err(failure) => format!("{:?}: {}\n", failure.kind, failure.full_text()),
+            };
+            expected.assert_eq(&text.replace(&self.0.path().display().to_string(), "DIR"));
+        }
+    }
+
+    #[test]
+    fn chains_are_followed_by_their_headers() {
+        let folder = Folder::new();
+        folder.raw("base.img", SIZE);
+        folder.qcow2("middle.qcow2", Some(("base.img", graph::Format::Raw)));
+        folder.qcow2("top.qcow2", Some(("./middle.qcow2", graph::Format::Qcow2)));
+        folder.check(
+            "base.img",
+            None,
+            expect![[r#"
+            DIR/base.img Raw 1048576
+        "#]],
+        );
+        folder.check(
+            "top.qcow2",
+            None,
+            expect![[r#"
+            DIR/top.qcow2 Qcow2 1048576
+            DIR/middle.qcow2 Qcow2 1048576
+            DIR/base.img Raw 1048576
+        "#]],
+        );
+        std::os::unix::fs::symlink("top.qcow2", folder.0.path().join("link")).unwrap();
+        folder.check(
+            "link",
+            Some(Format::Qcow2),
+            expect![[r#"
+            DIR/top.qcow2 Qcow2 1048576
+            DIR/middle.qcow2 Qcow2 1048576
+            DIR/base.img Raw 1048576
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_not_what_it_is_said_to_be_is_refused() {
+        let folder = Folder::new();
+        folder.qcow2("plain.qcow2", None);
+        folder.qcow2("self.qcow2", Some(("self.qcow2", graph::Format::Qcow2)));
+        folder.qcow2("remote.qcow2", Some(("nbd://host/disk", graph::Format::Raw)));
+        folder.qcow2("lost.qcow2", Some(("gone.img", graph::Format::Raw)));
+        folder.raw("odd.img", SIZE + 1);
+        folder.raw("fake.qcow2", SIZE);
+        folder.check("plain.qcow2", Some(Format::Raw), expect![[r#"
+            InvalidParameter: DIR/plain.qcow2 was to be attached as raw, but begins like a qcow2 image: attach it as qcow2; if its guest really wrote that header, convert it to qcow2 first
+        "#]]);
+        folder.check("fake.qcow2", None, expect![[r#"
+            InvalidParameter: DIR/fake.qcow2 cannot be attached as qcow2: not a qcow2 image: attach it as raw, if that is what it is
+        "#]]);
+        folder.check(
+            "self.qcow2",
+            None,
+            expect![[r#"
+            InvalidParameter: DIR/self.qcow2 is its own backing file, directly or through others
+        "#]],
+        );
+        folder.check(
+            "remote.qcow2",
+            None,
+            expect![[r#"
+            InvalidParameter: DIR/remote.qcow2 lies on nbd://host/disk, which is not a file
+        "#]],
+        );
+        folder.check(
+            "lost.qcow2",
+            None,
+            expect![[r#"
+            NotFound: could not find the image DIR/gone.img: No such file or directory (os error 2): check the path
+        "#]],
+        );
+        folder.check(
+            "odd.img",
+            None,
+            expect![[r#"
+            InvalidParameter: DIR/odd.img holds a disk of 1048577 bytes, which is no whole number of sectors
+        "#]],
+        );
+        folder.check(
+            "missing.img",
+            None,
+            expect![[r#"
+            NotFound: could not find the image DIR/missing.img: No such file or directory (os error 2): check the path
+        "#]],
+        );
+        folder.check(
+            "disk",
+            None,
+            expect![[r#"
+            InvalidParameter: DIR/disk does not tell its format by its name: say whether it is qcow2 or raw
+        "#]],
+        );
+        folder.check(
+            "",
+            Some(Format::Raw),
+            expect![[r#"
+            InvalidParameter: DIR is neither a file nor a block device
+        "#]],
+        );
+    }
+}

@@ -134,10 +134,9 @@ impl Machines {
     /// # Errors
     /// When there is one and it cannot be talked to.
     pub async fn find(&self, vm: VmId) -> Result<Option<Arc<Running>>, MonitorError> {
-        if let Some(running) = self.live().get(&vm).cloned() {
-            if running.process.is_alive() && !running.monitor.is_lost() {
-                return Ok(Some(running));
-            }
+        let known = self.live().get(&vm).cloned();
+        if let Some(running) = known.filter(|known| known.process.is_alive() && !known.monitor.is_lost()) {
+            return Ok(Some(running));
         }
         let Some(process) = self.process(vm) else { return Ok(None) };
         let path = self.0.layout.qmp(vm);
@@ -264,5 +263,68 @@ mod tests {
         check("finish-migrate", GuestState::Stopped);
         check("prelaunch", GuestState::NotBegun);
         check("inmigrate", GuestState::NotBegun);
+    }
+
+    /// Plays a QEMU that says what it is told to.
+    fn peer(path: &Path) -> (std::thread::JoinHandle<()>, std::sync::mpsc::Sender<String>) {
+        use std::io::{BufRead, BufReader, Write};
+        let listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+        let (sender, lines) = std::sync::mpsc::channel::<String>();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let greeting =
+                r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}}, "capabilities": []}}"#;
+            writeln!(stream, "{greeting}").unwrap();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
+            writeln!(stream, r#"{{"return": {{}}, "id": 0}}"#).unwrap();
+            for line in lines {
+                writeln!(stream, "{line}").unwrap();
+            }
+        });
+        (thread, sender)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn news_is_what_we_did_not_do_ourselves() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), None).unwrap();
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let machines = Machines::new(layout, sender);
+        let program = crate::process::Program {
+            path: "/bin/sleep".into(),
+            arguments: vec!["1000".into()],
+            socket: root.path().join("unused"),
+            log: root.path().join("log"),
+            identity: None,
+            account: None,
+        };
+        let process = program.start().unwrap().process;
+        let socket = root.path().join("qmp");
+        let (thread, say) = peer(&socket);
+        let monitor = Monitor::connect(&socket, GREETING_PATIENCE).await.unwrap();
+        let platform = Platform {
+            machine_type: "pc-q35-10.0".to_owned(),
+            accelerator: qemu::launch::Accelerator::Tcg,
+            cpu: "Nehalem-v1".to_owned(),
+        };
+        let build = Build { platform, mapped: false, disk_io: DiskIo::Buffered };
+        let vm = VmId(uuid::Uuid::from_u128(1));
+        let running = machines.put(Running::new(vm, process.clone(), monitor.clone(), build));
+
+        let mut heard = monitor.subscribe();
+        let quiet = monitor.quiet();
+        say.send(r#"{"event": "STOP"}"#.to_owned()).unwrap();
+        heard.recv().await.unwrap();
+        drop(quiet);
+        say.send(r#"{"event": "STOP"}"#.to_owned()).unwrap();
+        say.send(r#"{"event": "RESUME"}"#.to_owned()).unwrap();
+        for change in [MachineChange::Stopped, MachineChange::Running] {
+            assert_eq!(events.recv().await.unwrap(), Event::Machine { vm, change });
+        }
+        drop(say);
+        thread.join().unwrap();
+        process.kill().await;
+        assert_eq!(events.recv().await.unwrap(), Event::Machine { vm, change: MachineChange::Gone });
+        drop(running);
     }
 }

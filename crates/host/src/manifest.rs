@@ -94,7 +94,8 @@ fn script(directory: &Path, spec: &MachineSpec, saved: &SavedMachine, tools: &To
         let _ = write!(script, "{}", words.join(" "));
         let _ = writeln!(script, " {} {} {}", quote(&top.path.to_string_lossy()), quote(&path), top.size);
         let mut overlay = top;
-        overlay.layer.0 = uuid::Uuid::from_u128(index as u128);
+        // Names a node of that emulator; counted down from the top, where no random id will be.
+        overlay.layer.0 = uuid::Uuid::from_u128(u128::MAX - index as u128);
         overlay.path = path.into();
         overlay.format = ledger::snapshot::Format::Qcow2;
         chain.images.insert(0, overlay);

@@ -3,13 +3,15 @@
 //! That is enough for everything here, because the host does not care what the guest does. What guests see is tried
 //! elsewhere, with guests that look.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use host::capability::{Tools, Wishes};
 use host::executor::{Executor, Setup};
-use host::layout::Layout;
+use host::layout::{Account, Layout};
 use ledger::effect::{
     Chain, Control, Effect, EffectId, Image, MachineSpec, MemorySource, MemoryTarget, MergeDirection, MergeOrder,
     Overlay,
@@ -40,7 +42,11 @@ struct World {
 
 impl World {
     async fn new(root: &Path) -> Self {
-        let layout = Layout::new(&root.join("data"), &root.join("run"), None).unwrap();
+        Self::with_account(root, None).await
+    }
+
+    async fn with_account(root: &Path, account: Option<Account>) -> Self {
+        let layout = Layout::new(&root.join("data"), &root.join("run"), account).unwrap();
         layout.create().unwrap();
         let wishes = Wishes { accelerator: Some(Accelerator::Tcg), ..Wishes::default() };
         let tools = Tools::find(&wishes, &layout).await.unwrap();
@@ -332,5 +338,84 @@ async fn an_image_in_use_is_refused() {
     let path = spec.chains[0].images[0].path.clone();
     let failure = world.run(Effect::InspectImage { path, format: None }).await.unwrap_err().failure;
     assert_eq!(failure.kind, Kind::InUse, "{failure}");
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uefi_variables_are_part_of_the_moment() {
+    let root = tempfile::tempdir().unwrap();
+    let mut world = World::new(root.path()).await;
+    let mut spec = machine(&mut world, root.path()).await;
+    let mut nvram = world.image(50, Format::Qcow2);
+    let prepare = Effect::PrepareVm { vm: VM, nvram: Some(nvram.clone()) };
+    for _ in 0..2 {
+        assert_eq!(world.run(prepare.clone()).await, Ok(Outcome::Done));
+    }
+    let inspect = Effect::InspectImage { path: nvram.path.clone(), format: Some(Format::Qcow2) };
+    let outcome = world.run(inspect).await.unwrap();
+    let Outcome::Inspected { chain } = outcome else { panic!("{outcome:?}") };
+    nvram.size = chain[0].size;
+    spec.firmware = Firmware::Uefi;
+    spec.memory_mib = 128;
+    spec.chains.push(Chain { slot: Slot::Nvram, images: vec![nvram.clone()] });
+    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+
+    let disk = Overlay { slot: DISK, image: world.image(51, Format::Qcow2), parent: spec.chains[0].images[0].clone() };
+    let image = Image { size: nvram.size, ..world.image(52, Format::Qcow2) };
+    let variables = Overlay { slot: Slot::Nvram, image, parent: nvram };
+    let overlays = vec![disk, variables];
+    assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone() }).await, Ok(Outcome::Done));
+    let path = world.layout.vm(VM).join("memory/uefi");
+    let memory = Some(MemoryTarget { path: path.clone() });
+    let capture = Effect::Capture { spec: spec.clone(), overlays: overlays.clone(), memory, resume: true };
+    let outcome = world.run(capture).await.unwrap();
+    let Outcome::Captured { machine, report, .. } = outcome else { panic!("{outcome:?}") };
+    println!("  {report:?}");
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    // Back to it: the same overlays made anew lie on what the moment froze.
+    assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone() }).await, Ok(Outcome::Done));
+    for (chain, overlay) in spec.chains.iter_mut().zip(overlays) {
+        chain.images.insert(0, overlay.image);
+    }
+    let saved = MemorySource { path: path.clone(), machine };
+    assert_eq!(world.run(launch(&spec, Some(&saved))).await, Ok(Outcome::Done));
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    try_script(&path);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_emulator_runs_without_our_rights() {
+    if !rustix::process::geteuid().is_root() {
+        println!("only root can give rights away");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let account = Account { uid: 54_321, gid: 54_321 };
+    // A closed directory above ours must be told before anything is tried.
+    let close =
+        |mode| std::fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    close(0o700);
+    let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), Some(account)).unwrap();
+    let refused = layout.create().unwrap_err().to_string();
+    assert!(refused.contains(&format!("chmod o+x {}", root.path().display())), "{refused}");
+    close(0o711);
+
+    let mut world = World::with_account(root.path(), Some(account)).await;
+    let mut spec = machine(&mut world, root.path()).await;
+    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    let identity = std::fs::read_to_string(world.layout.identity(VM)).unwrap();
+    let pid = serde_json::from_str::<serde_json::Value>(&identity).unwrap()["pid"].to_string();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap().split_whitespace().skip(1);
+    assert!(line("Uid:").chain(line("Gid:")).all(|id| id == "54321"), "{status}");
+    assert_eq!(line("Groups:").count(), 0, "{status}");
+    assert!(line("CapEff:").all(|set| set == "0000000000000000"), "{status}");
+    assert!(line("Seccomp:").eq(["2"]) && line("NoNewPrivs:").eq(["1"]), "{status}");
+
+    let saved = world.capture(&mut spec, 10).await;
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    let merge = Effect::Merge { vm: VM, order: order(&spec, 0, MergeDirection::Down), live: false };
+    assert_eq!(world.run(merge).await, Ok(Outcome::Merged { stopped: false }));
+    assert_eq!(world.run(launch(&spec, Some(&saved))).await, Ok(Outcome::Done));
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
 }
