@@ -18,7 +18,6 @@ pub mod run;
 pub mod service;
 pub mod telemetry;
 
-#[cfg(test)]
 mod world;
 
 pub use config::{Config, Flags};

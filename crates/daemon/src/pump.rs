@@ -194,14 +194,12 @@ impl<S: Store + 'static> Pump<S> {
         }
     }
 
+    /// Lets readers see the new state. Not compared with the old one: that would cost more than the few pointers of a copy.
     fn publish(&self) {
-        let before = Arc::clone(&self.state.borrow());
-        let now = self.driver.state();
+        let now = Arc::new(self.driver.state().clone());
+        let before = self.state.send_replace(Arc::clone(&now));
         if before.revision != now.revision {
-            telemetry::jobs_between(&before, now);
-        }
-        if *before != *now {
-            self.state.send_replace(Arc::new(now.clone()));
+            telemetry::jobs_between(&before, &now);
         }
     }
 

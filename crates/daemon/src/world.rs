@@ -1,8 +1,10 @@
 //! For tests: a daemon without QEMU, in a temporary directory, with a store that can be made to fail.
 
+#![cfg(test)]
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use host::capability::Tools;
 use host::executor::{Executor, Setup};
@@ -13,10 +15,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::pump::{Handle, Pump};
 
+/// Bodies by kind and id.
+type Records = BTreeMap<(String, String), String>;
+
 /// Records in memory; clones share them.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
-    records: Arc<std::sync::Mutex<(u64, BTreeMap<(String, String), String>)>>,
+    /// The revision, and what is stored at it.
+    records: Arc<Mutex<(u64, Records)>>,
     /// While true, every commit fails.
     pub broken: Arc<AtomicBool>,
 }

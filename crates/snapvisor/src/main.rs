@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Snapshots of QEMU virtual machines, the Hyper-V way
 #[derive(Parser, Debug)]
-#[command(name = "snapvisor", version, after_help = cli::args::EXIT_CODES, max_term_width = 120, propagate_version = true)]
+#[command(name = "snapvisor", version, after_help = cli::args::EXIT_CODES, max_term_width = 120)]
 struct Program {
     #[command(flatten)]
     global: cli::args::Global,
