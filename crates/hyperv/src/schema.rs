@@ -62,3 +62,78 @@ fn read(namespace: &str, files: &[(&str, &str)]) -> Schema {
     }
     Schema::new(namespace, declarations).expect("the classes fit together, every test reads them")
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    #[test]
+    fn every_class_of_the_reference_is_there() {
+        let namespaces = Namespaces::load();
+        assert_eq!(namespaces.virtualization().classes().count(), 429);
+        assert!(namespaces.find("ROOT/virtualization/V2").is_some());
+        assert!(namespaces.find("root/cimv2").is_some());
+        assert!(namespaces.find("root/virtualization").is_none());
+    }
+
+    #[test]
+    fn keys_are_those_of_real_object_paths() {
+        let namespaces = Namespaces::load();
+        let check = |class: &str, expected: Expect| {
+            let class = namespaces.virtualization().class(class).unwrap();
+            let mut keys: Vec<&str> = class.keys().map(|key| key.name.as_str()).collect();
+            keys.sort_unstable();
+            expected.assert_eq(&keys.join(" "));
+        };
+        check("Msvm_ComputerSystem", expect!["CreationClassName Name"]);
+        check("Msvm_ConcreteJob", expect!["InstanceID"]);
+        check("Msvm_VirtualSystemSettingData", expect!["InstanceID"]);
+        check(
+            "Msvm_VirtualSystemSnapshotService",
+            expect!["CreationClassName Name SystemCreationClassName SystemName"],
+        );
+        check("Msvm_LastAppliedSnapshot", expect!["Antecedent Dependent"]);
+        check("Msvm_StorageAllocationSettingData", expect!["InstanceID"]);
+        check("Msvm_VirtualSystemReferencePoint", expect!["InstanceID VirtualSystemIdentifier"]);
+    }
+
+    #[test]
+    fn parameters_keep_their_order_because_callers_pass_them_by_position() {
+        let namespaces = Namespaces::load();
+        let check = |class: &str, method: &str, expected: Expect| {
+            let class = namespaces.virtualization().class(class).unwrap();
+            let direction = |is_in, is_out| match (is_in, is_out) {
+                (true, true) => "in out",
+                (true, false) => "in",
+                _ => "out",
+            };
+            let parameters = class.method(method).unwrap().parameters.iter().map(|parameter| {
+                format!("{} {} {}", direction(parameter.is_in, parameter.is_out), parameter.data_type, parameter.name)
+            });
+            expected.assert_eq(&parameters.collect::<Vec<_>>().join(", "));
+        };
+        check(
+            "Msvm_VirtualSystemSnapshotService",
+            "CreateSnapshot",
+            expect![
+                "in CIM_ComputerSystem REF AffectedSystem, in string SnapshotSettings, in uint16 SnapshotType, in out CIM_VirtualSystemSettingData REF ResultingSnapshot, out CIM_ConcreteJob REF Job"
+            ],
+        );
+        check(
+            "Msvm_VirtualSystemSnapshotService",
+            "ApplySnapshot",
+            expect!["in CIM_VirtualSystemSettingData REF Snapshot, out CIM_ConcreteJob REF Job"],
+        );
+        check("Msvm_VirtualSystemSnapshotService", "StopService", expect![""]);
+        check(
+            "Msvm_VirtualSystemManagementService",
+            "AddResourceSettings",
+            expect![
+                "in CIM_VirtualSystemSettingData REF AffectedConfiguration, in string[] ResourceSettings, out CIM_ResourceAllocationSettingData REF[] ResultingResourceSettings, out CIM_ConcreteJob REF Job"
+            ],
+        );
+        check("Msvm_ConcreteJob", "RequestStateChange", expect!["in uint16 RequestedState, in datetime TimeoutPeriod"]);
+    }
+}

@@ -39,7 +39,7 @@ pub fn job(view: &View, job: &Job) -> Instance {
         .with("LocalOrUtcTime", 2u16)
         .with("PercentComplete", u16::from(job.percent.min(100)))
         .with("DeleteOnCompletion", true)
-        .with("Cancellable", is_cancellable(job));
+        .with("Cancellable", job.cancellable());
     match failure {
         Some(failure) => failed(instance, failure),
         None => instance.with("ErrorCode", 0u16).with("OperationalStatus", [2u16]).with("StatusDescriptions", ["OK"]),
@@ -73,29 +73,6 @@ fn completed(report: &CaptureReport) -> String {
     let CaptureReport { method, reason, pause_us, total_us, bytes } = report;
     let reason = reason.as_ref().map(|reason| format!("; reason: {reason}")).unwrap_or_default();
     format!("Completed; method: {method}; pause: {pause_us} us; total: {total_us} us; size: {bytes} bytes{reason}")
-}
-
-/// Whether asking it to end may help: once asked is enough, and an order to the process is over before one can ask.
-fn is_cancellable(job: &Job) -> bool {
-    let takes_long = match job.kind {
-        JobKind::CreateSnapshot
-        | JobKind::ApplySnapshot
-        | JobKind::DestroySnapshot
-        | JobKind::Merge
-        | JobKind::Save
-        | JobKind::Start
-        | JobKind::Restore
-        | JobKind::Shutdown => true,
-        JobKind::Define
-        | JobKind::Modify
-        | JobKind::DestroyVm
-        | JobKind::TurnOff
-        | JobKind::Pause
-        | JobKind::Resume
-        | JobKind::Reset
-        | JobKind::ClearSnapshotState => false,
-    };
-    takes_long && job.cancel.is_none() && !job.state.is_final()
 }
 
 /// What it does, for people.

@@ -9,7 +9,7 @@ use ledger::request::{Contents, Request};
 use ledger::snapshot::Purpose;
 use ledger::vm::Vm;
 
-use super::{Call, Completion, Reaction, invalid, unsupported};
+use super::{Call, Completion, Reaction, invalid};
 use crate::view::{View, datetime};
 
 /// `SnapshotType`: what the machine's `UserSnapshotType` says.
@@ -38,13 +38,10 @@ pub fn invoke(call: &Call) -> Result<Reaction, Failure> {
 fn create(call: &Call) -> Result<Reaction, Failure> {
     let id = call.vm("AffectedSystem")?;
     let vm = call.view.state.vms.get(&id).ok_or_else(|| invalid("AffectedSystem does not exist any more"))?;
-    let contents = match call.number("SnapshotType") {
-        Some(FULL) => Contents::Full,
-        Some(DISK) => Contents::Disks,
-        Some(RECOVERY) => {
-            return Err(unsupported("recovery snapshots (SnapshotType 32768) are not supported")
-                .hint("take a disk snapshot (SnapshotType 3)"));
-        }
+    let (contents, purpose) = match call.number("SnapshotType") {
+        Some(FULL) => (Contents::Full, Purpose::User),
+        Some(DISK) => (Contents::Disks, Purpose::User),
+        Some(RECOVERY) => (Contents::Disks, Purpose::Recovery),
         Some(other) => {
             return Err(invalid(format!("SnapshotType {other} does not exist")).hint("use 2 (full) or 3 (disk)"));
         }
@@ -55,7 +52,7 @@ fn create(call: &Call) -> Result<Reaction, Failure> {
         None => None,
     };
     let name = name.unwrap_or_else(|| default_name(call.view, vm));
-    let request = Request::CreateSnapshot { vm: id, name, contents, purpose: Purpose::User };
+    let request = Request::CreateSnapshot { vm: id, name, contents, purpose };
     call.submit(vec![request], Completion::job(call.view).with_pending("ResultingSnapshot"))
 }
 

@@ -66,9 +66,9 @@ fn t12_the_type_chooses_between_all_and_disks_and_nothing_more() {
     );
     check(
         "32768",
-        expect![
-            "32770: recovery snapshots (SnapshotType 32768) are not supported: take a disk snapshot (SnapshotType 3)"
-        ],
+        expect![[
+            r#"CreateSnapshot { vm: VmId(00A0), name: "web - (2026-01-02 - 04:04:05)", contents: Disks, purpose: Recovery }"#
+        ]],
     );
     check("7", expect!["32773: SnapshotType 7 does not exist: use 2 (full) or 3 (disk)"]);
     check(

@@ -32,7 +32,7 @@ fn machines_are_defined_from_settings() {
         "",
         &[],
         expect![[
-            r#"wait for DefineVm(Definition { name: "New Virtual Machine", notes: "", processors: 1, memory_mib: 1024, firmware: Bios, bios_guid: None, snapshot_kind: ProductionOrStandard })"#
+            r#"wait for DefineVm(Definition { name: "New Virtual Machine", notes: "", processors: 1, memory_mib: 1024, firmware: Bios, bios_guid: None, snapshot_kind: Standard })"#
         ]],
     );
     check(
