@@ -70,12 +70,6 @@ impl Hands {
                 }
             }
             HostRequest::Seal { memory, sidecar, fill_bitmaps } => return self.seal(&memory, &sidecar, fill_bitmaps),
-            HostRequest::Remove { path } => match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failure("remove", &path, &error));
-                }
-                _ => {}
-            },
             HostRequest::QemuImg { .. } => return Err(HostFailure("qemu-img runs as a process of its own".to_owned())),
         }
         Ok(HostReply::Done)

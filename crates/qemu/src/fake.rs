@@ -144,7 +144,6 @@ impl Fake {
             }
             HostRequest::Sync { paths } => self.log.push(format!("sync {}", paths.len())),
             HostRequest::QemuImg { arguments } => self.log.push(arguments.join(" ")),
-            HostRequest::Remove { .. } => {}
         }
         HostReply::Done
     }

@@ -72,11 +72,6 @@ pub enum HostRequest {
         /// Whether the page bitmaps are empty and must be made from the file's data extents.
         fill_bitmaps: bool,
     },
-    /// Remove a file. A missing one is fine.
-    Remove {
-        /// Absolute path.
-        path: PathBuf,
-    },
     /// Run `qemu-img` with these arguments and wait for it.
     QemuImg {
         /// Its arguments.
