@@ -151,3 +151,52 @@ pub fn operation(job: &Job) -> Option<(u16, &'static str)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_of_failure_has_its_numbers() {
+        use Kind::{
+            Cancelled, Failed, InUse, Interrupted, InvalidParameter, InvalidState, LimitReached, MachineGone, NoSpace,
+            NotFound, NotSupported, OutOfMemory, Timeout,
+        };
+        let all = [
+            InvalidParameter,
+            NotFound,
+            InvalidState,
+            InUse,
+            LimitReached,
+            NotSupported,
+            NoSpace,
+            OutOfMemory,
+            Timeout,
+            MachineGone,
+            Cancelled,
+            Interrupted,
+            Failed,
+        ];
+        let show = |kind| {
+            let numbers = [return_value(kind), error_code(kind), job_control_refusal(kind)];
+            format!("{kind:?} {numbers:?} {}", status(kind))
+        };
+        expect![[r#"
+            InvalidParameter [32773, 32773, 5] WBEM_E_INVALID_PARAMETER
+            NotFound [32773, 32773, 4097] WBEM_E_NOT_FOUND
+            InvalidState [32775, 32775, 4097] WBEM_E_FAILED
+            InUse [32775, 32774, 4] WBEM_E_FAILED
+            LimitReached [32768, 32768, 4] WBEM_E_QUOTA_VIOLATION
+            NotSupported [32770, 32770, 1] WBEM_E_NOT_SUPPORTED
+            NoSpace [32768, 32768, 4] WBEM_E_FAILED
+            OutOfMemory [32778, 32778, 4] WBEM_E_FAILED
+            Timeout [32772, 32772, 4] WBEM_E_FAILED
+            MachineGone [32777, 32777, 4] WBEM_E_FAILED
+            Cancelled [32768, 32768, 4] WBEM_E_FAILED
+            Interrupted [32768, 32768, 4] WBEM_E_FAILED
+            Failed [32768, 32768, 4] WBEM_E_FAILED"#]]
+        .assert_eq(&all.map(show).join("\n"));
+    }
+}

@@ -1,4 +1,4 @@
-//! Hyper-V's WMI namespace `root\virtualization\v2` over the ledger's state.
+//! Hyper-V's WMI namespace `root\virtualization\v2` over the ledger's state, and the host as `root\cimv2` shows it.
 //!
 //! ```text
 //!   Operation ──▶ answer ──▶ Answer                          reads, refusals, calls without effect

@@ -55,12 +55,6 @@ impl View {
             Error::new(Status::InvalidNamespace, format!("there is no namespace {namespace} here; try {v2}"))
         })
     }
-
-    /// The same view of a later state.
-    #[must_use]
-    pub fn at(&self, state: Arc<State>) -> Self {
-        Self { state, ..self.clone() }
-    }
 }
 
 /// A point in time as CIM writes it.

@@ -40,6 +40,14 @@ impl Call<'_> {
         }
     }
 
+    /// The machine or snapshot whose settings a reference names.
+    pub fn settings(&self, parameter: &str) -> Result<Owner, Failure> {
+        match self.object_of(parameter)? {
+            Object::Settings(owner) => Ok(owner),
+            other => Err(invalid(format!("{parameter} is a {}, not settings", other.class()))),
+        }
+    }
+
     /// The object a reference names.
     fn object_of(&self, parameter: &str) -> Result<Object, Failure> {
         match self.arguments.get(parameter) {

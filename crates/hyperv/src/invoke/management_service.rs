@@ -28,9 +28,21 @@ pub fn invoke(call: &Call) -> Result<Reaction, Failure> {
         "AddResourceSettings" => resources::add(call),
         "ModifyResourceSettings" => resources::modify(call),
         "RemoveResourceSettings" => resources::remove(call),
+        "GetSizeOfSystemFiles" => size_of_system_files(call),
         "GetSummaryInformation" => Ok(Reaction::Done(summaries(call))),
         _ => Ok(call.not_supported()),
     }
+}
+
+/// Bytes of the saved memory that settings come with; everything else of a machine is a record of the store.
+fn size_of_system_files(call: &Call) -> Result<Reaction, Failure> {
+    let state = &call.view.state;
+    let memory = match call.settings("Vssd")? {
+        Owner::Vm(id) => state.vms.get(&id).and_then(|vm| vm.saved),
+        Owner::Snapshot(id) => state.snapshots.get(&id).and_then(|snapshot| snapshot.memory),
+    };
+    let bytes = memory.and_then(|id| state.memories.get(&id)).map_or(0, |memory| memory.bytes);
+    Ok(Reaction::Done(Outcome::done(vec![("Size".to_owned(), Some(Value::U64(bytes)))])))
 }
 
 fn define(call: &Call) -> Result<Reaction, Failure> {

@@ -350,3 +350,30 @@ fn the_error_of_a_job_is_an_instance_in_a_string() {
         .map(|name| error.get(name).unwrap().to_string());
     expect!["the disk is full: make room | 32768 | 1 | 9 | 50 | make room"].assert_eq(&shown.join(" | "));
 }
+
+/// A method without arguments is refused, not supported, or needs none; whatever it is, it is answered.
+#[test]
+fn every_declared_method_answers() {
+    let mut state = with_snapshot();
+    state.put_job(job(1, JobKind::ApplySnapshot, Some('A'), JobState::Running));
+    let view = view(state);
+    let mut answered = 0;
+    for row in ask(&view, "SELECT * FROM CIM_ManagedElement").unwrap() {
+        for method in row.instance.class().methods() {
+            let target = Target::from_path(row.path.clone(), VIRTUALIZATION);
+            match call(&view, target, &method.name, vec![]) {
+                Ok(Reaction::Done(outcome)) => {
+                    let value = outcome.result.return_value;
+                    assert_eq!(value == 0, outcome.refusal.is_none(), "{} of {}", method.name, row.path);
+                    assert!(value == 0 || value == 1 || value == 5 || value > 32767, "{} {value}", method.name);
+                }
+                Ok(Reaction::Submit(_)) => {
+                    assert!(["InitiateShutdown", "DefineSystem"].contains(&method.name.as_str()), "{}", method.name);
+                }
+                other => panic!("{} of {}: {other:?}", method.name, row.path),
+            }
+            answered += 1;
+        }
+    }
+    assert!(answered > 100, "{answered}");
+}

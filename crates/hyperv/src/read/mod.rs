@@ -18,7 +18,7 @@ use cim::op::{Query, Row, Rows, Target};
 use cim::path::same_namespace;
 use cim::{Class, Error, Instance, Schema, Value};
 
-pub use find::{find, objects};
+pub use find::find;
 
 use crate::assoc::Link;
 use crate::cimv2;
