@@ -375,5 +375,5 @@ fn every_declared_method_answers() {
             answered += 1;
         }
     }
-    assert!(answered > 100, "{answered}");
+    assert!(answered > 50, "{answered}");
 }

@@ -392,6 +392,19 @@ fn awaited_calls_answer_with_what_came_into_being() {
 }
 
 #[test]
+fn the_size_of_system_files_is_that_of_saved_memory() {
+    let check = |target: Target, expected: Expect| {
+        let arguments = vec![("Vssd", reference(target))];
+        let reaction = call(&view(with_snapshot()), management_service(), "GetSizeOfSystemFiles", arguments);
+        let Ok(Reaction::Done(outcome)) = reaction else { panic!("not done") };
+        expected.assert_eq(&show_outcome(&outcome));
+    };
+    check(snapshot_target('A'), expect!["0 Size=0"]);
+    check(vssd(V.0), expect!["0 Size=0"]);
+    check(system(V), expect![[""]]);
+}
+
+#[test]
 fn summaries_say_what_is_asked_for() {
     let mut state = with_snapshot();
     state.put_job(job(1, JobKind::ApplySnapshot, Some('A'), JobState::Running));
