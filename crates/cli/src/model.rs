@@ -53,6 +53,8 @@ pub struct Settings {
     pub parent: Option<String>,
     /// Whether it comes with memory.
     pub has_memory: bool,
+    /// Bytes of that memory on disk, if that has been asked for.
+    pub memory_bytes: Option<u64>,
     /// `bios` or `uefi`.
     pub firmware: &'static str,
     /// What snapshots of the machine contain.
@@ -162,6 +164,7 @@ impl Settings {
             created: bag.text("CreationTime").and_then(moment),
             parent: bag.text("Parent").and_then(id_in_path),
             has_memory: bag.flag("IsSaved").unwrap_or_default(),
+            memory_bytes: None,
             firmware: if uefi { "uefi" } else { "bios" },
             snapshot_kind: snapshot_kind(bag.number("UserSnapshotType").unwrap_or_default()),
             role,
@@ -330,17 +333,18 @@ mod tests {
         check(
             Settings::read(&bag(text)),
             expect![[r#"
-            {
-              "id": "11111111-0000-4000-8000-00000000ABCD",
-              "vm": "0A1B2C3D-0000-4000-8000-00000000ABCD",
-              "name": "before",
-              "notes": "",
-              "created": "2026-11-22T18:27:43.5Z",
-              "parent": "22222222-0000-4000-8000-00000000ABCD",
-              "has_memory": true,
-              "firmware": "uefi",
-              "snapshot_kind": "standard"
-            }"#]],
+                {
+                  "id": "11111111-0000-4000-8000-00000000ABCD",
+                  "vm": "0A1B2C3D-0000-4000-8000-00000000ABCD",
+                  "name": "before",
+                  "notes": "",
+                  "created": "2026-11-22T18:27:43.5Z",
+                  "parent": "22222222-0000-4000-8000-00000000ABCD",
+                  "has_memory": true,
+                  "memory_bytes": null,
+                  "firmware": "uefi",
+                  "snapshot_kind": "standard"
+                }"#]],
         );
     }
 

@@ -1,9 +1,9 @@
 //! Reading machines, snapshots and jobs, and finding the ones that are meant.
 
-use cim::op::Target;
+use cim::op::{Argument, Target};
 
 use crate::args::SnapshotName;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::find::{self, Named};
 use crate::model::{self, Job, Role, Settings, Vm};
 use crate::session::{Session, class};
@@ -72,6 +72,20 @@ pub fn settings(session: &mut Session, vm: Option<&str>) -> Result<Vec<Settings>
     let only = vm.map(|id| format!(" WHERE VirtualSystemIdentifier = '{id}'")).unwrap_or_default();
     let rows = session.query(&format!("SELECT * FROM Msvm_VirtualSystemSettingData{only}"))?;
     Ok(rows.iter().filter_map(Settings::read).collect())
+}
+
+/// Fills in how much memory on disk comes with settings. A server that cannot tell leaves it open.
+pub fn measure(session: &mut Session, settings: &mut Settings) -> Result<()> {
+    if !settings.has_memory {
+        return Ok(());
+    }
+    let arguments = vec![("Vssd".to_owned(), Argument::Reference(settings_target(&settings.id)))];
+    settings.memory_bytes = match session.invoke(management_service(), "GetSizeOfSystemFiles", arguments) {
+        Ok(called) => called.outputs.number("Size"),
+        Err(error) if matches!(error.kind, Kind::Refused | Kind::NotFound) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(())
 }
 
 /// The snapshot that is meant.

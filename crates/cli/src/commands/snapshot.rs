@@ -74,6 +74,7 @@ fn create(session: &mut Session, wanted: &SnapshotCreate) -> Result<Output> {
     let job = finish(session, &called)?
         .ok_or_else(|| Error::new(Kind::Failed, "the daemon began no job for the snapshot"))?;
     let mut snapshot = created_by(session, &job.id)?;
+    lookup::measure(session, &mut snapshot)?;
     if let Some(notes) = &wanted.notes {
         modify(session, &snapshot, ("Notes", notes))?;
         snapshot.notes.clone_from(notes);
@@ -107,7 +108,10 @@ struct Listed<'a> {
 
 fn list(session: &mut Session, typed: &str) -> Result<Output> {
     let vm = lookup::vm(session, typed)?;
-    let settings = lookup::settings(session, Some(&vm.id))?;
+    let mut settings = lookup::settings(session, Some(&vm.id))?;
+    for snapshot in settings.iter_mut().filter(|one| one.role != Role::Machine) {
+        lookup::measure(session, snapshot)?;
+    }
     let here = settings.iter().find(|one| one.role == Role::Machine).and_then(|own| own.parent.clone());
     let snapshots: Vec<&Settings> = settings.iter().filter(|one| one.role != Role::Machine).collect();
     let listed = snapshots.iter().map(|settings| Listed {
@@ -164,14 +168,24 @@ fn forest(vm: &Vm, snapshots: &[&Settings], here: Option<&str>, zone: &jiff::tz:
 
 fn columns(snapshot: &Settings, zone: &jiff::tz::TimeZone) -> Vec<String> {
     let created = snapshot.created.map(|created| units::moment(created.0, zone)).unwrap_or_default();
-    let contents = if snapshot.has_memory { "disks and memory" } else { "disks" };
+    let contents = contents(snapshot);
     let backup = if snapshot.role == Role::Backup { ", for backup" } else { "" };
     let notes = snapshot.notes.lines().next().unwrap_or_default();
     vec![created, format!("{contents}{backup}"), notes.to_owned()]
 }
 
+/// `disks and 87.6 MiB of memory`
+fn contents(snapshot: &Settings) -> String {
+    match (snapshot.has_memory, snapshot.memory_bytes) {
+        (false, _) => "disks".to_owned(),
+        (true, None) => "disks and memory".to_owned(),
+        (true, Some(bytes)) => format!("disks and {} of memory", units::bytes(bytes)),
+    }
+}
+
 fn show(session: &mut Session, name: &SnapshotName) -> Result<Output> {
-    let SnapshotOf { settings, vm } = lookup::snapshot(session, name)?;
+    let SnapshotOf { mut settings, vm } = lookup::snapshot(session, name)?;
+    lookup::measure(session, &mut settings)?;
     let family = lookup::settings(session, Some(&vm.id))?;
     let like = wql_quoted(&instance_id(&settings.id));
     let disks =
@@ -187,7 +201,7 @@ fn show(session: &mut Session, name: &SnapshotName) -> Result<Output> {
         ("taken", settings.created.map(|created| units::moment(created.0, &zone())).unwrap_or_default()),
         ("based on", named(settings.parent.as_ref()).unwrap_or_else(|| "nothing".to_owned())),
         ("current", if here { "yes" } else { "no" }.to_owned()),
-        ("contents", if settings.has_memory { "disks and memory" } else { "disks" }.to_owned()),
+        ("contents", contents(&settings)),
     ];
     rows.extend(disks.iter().map(|disk| ("disk", (*disk).to_owned())));
     if !settings.notes.is_empty() {
@@ -267,7 +281,7 @@ mod tests {
     use super::*;
     use crate::model::Moment;
 
-    /// Reads `name|parent|flags` lines: `m` for memory, `b` for backup, `n` for notes, `*` for where the machine is now.
+    /// Reads `name|parent|flags` lines: `m` for memory, `s` with its size, `b` for backup, `n` for notes, `*` for where the machine is now.
     fn check(text: &str, expected: &Expect) {
         let mut here = None;
         let snapshots: Vec<Settings> = text
@@ -287,6 +301,7 @@ mod tests {
                     created: Some(Moment(jiff::Timestamp::from_second(seconds).unwrap())),
                     parent: (!parent.is_empty()).then(|| parent.to_owned()),
                     has_memory: flags.contains('m'),
+                    memory_bytes: flags.contains('s').then_some(91_800_000),
                     firmware: "bios",
                     snapshot_kind: "standard",
                     role: if flags.contains('b') { Role::Backup } else { Role::Snapshot },
@@ -300,17 +315,17 @@ mod tests {
 
     #[test]
     fn trees_are_drawn() {
-        let branches = "clean install||n\nbefore upgrade|clean install|m*\nexperiment|clean install|\ntwo|experiment|m\nthree|experiment|";
+        let branches = "clean install||n\nbefore upgrade|clean install|m*\nexperiment|clean install|\ntwo|experiment|ms\nthree|experiment|";
         check(
             branches,
             &expect![[r#"
-            clean install      2023-11-14 22:13:20  disks             a note
-            ├─ before upgrade  2023-11-14 22:14:20  disks and memory
-            │  └─ ● now, running
-            └─ experiment      2023-11-14 22:15:20  disks
-               ├─ two          2023-11-14 22:16:20  disks and memory
-               └─ three        2023-11-14 22:17:20  disks
-        "#]],
+                clean install      2023-11-14 22:13:20  disks                         a note
+                ├─ before upgrade  2023-11-14 22:14:20  disks and memory
+                │  └─ ● now, running
+                └─ experiment      2023-11-14 22:15:20  disks
+                   ├─ two          2023-11-14 22:16:20  disks and 87.5 MiB of memory
+                   └─ three        2023-11-14 22:17:20  disks
+            "#]],
         );
         check(
             "a||",
