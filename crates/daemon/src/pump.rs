@@ -119,8 +119,7 @@ impl<S: Store + 'static> Pump<S> {
             next_request: 0,
             state,
         };
-        let machines: Vec<_> = pump.driver.state().vms.keys().copied().collect();
-        for vm in machines {
+        for vm in pump.driver.to_observe() {
             let found = pump.executor.observe(vm).await;
             tracing::info!(%vm, ?found, "machine observed");
             pump = pump.turn(Event::Observed { vm, found }).await;
