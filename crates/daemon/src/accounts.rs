@@ -1,4 +1,5 @@
-//! The account that emulator processes run under, from `/etc/passwd` and `/etc/group`.
+//! Users and groups by name, from `/etc/passwd` and `/etc/group`: the account that emulator processes run under, and the
+//! group that may use the Unix socket.
 
 use host::layout::Account;
 
@@ -13,6 +14,9 @@ pub enum AccountError {
         "there is no user {0} in /etc/passwd: create the account, or name another one as user in the configuration"
     )]
     Unknown(String),
+    /// There is no group of this name.
+    #[error("there is no group {0} in /etc/group: create it, or name another one as group in the configuration")]
+    UnknownGroup(String),
     /// Only root can change accounts.
     #[error("the emulator can run as {0} only if the daemon is root: leave user out of the configuration")]
     NotRoot(String),
@@ -30,10 +34,23 @@ pub fn find(name: &str, root: bool) -> Result<Account, AccountError> {
     account(name, &read("/etc/passwd"), &read("/etc/group")).ok_or_else(|| AccountError::Unknown(name.to_owned()))
 }
 
+/// The id of the group `name`.
+///
+/// # Errors
+/// When there is no such group.
+pub fn find_group(name: &str) -> Result<u32, AccountError> {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    group_id(name, &groups).ok_or_else(|| AccountError::UnknownGroup(name.to_owned()))
+}
+
+fn group_id(name: &str, groups: &str) -> Option<u32> {
+    row(groups, name)?.get(2)?.parse().ok()
+}
+
 fn account(name: &str, passwd: &str, group: &str) -> Option<Account> {
     // name:password:uid:gid:… and name:password:gid:…
     let user: Vec<&str> = row(passwd, name)?;
-    let kvm = row(group, KVM_GROUP).and_then(|row| row.get(2)?.parse().ok());
+    let kvm = group_id(KVM_GROUP, group);
     let own = || user.get(3)?.parse().ok();
     Some(Account { uid: user.get(2)?.parse().ok()?, gid: kvm.or_else(own)? })
 }
@@ -54,6 +71,7 @@ mod tests {
         check("qemu", "", Some(Account { uid: 107, gid: 108 }));
         check("broken", "", None);
         check("nobody-here", "kvm:x:36:\n", None);
+        assert_eq!(group_id("kvm", "kvm:x:36:a,b"), Some(36));
         assert_eq!(find("qemu", false), Err(AccountError::NotRoot("qemu".to_owned())));
     }
 }

@@ -44,6 +44,9 @@ pub struct Settings {
     /// The Unix socket
     #[arg(long, env = "SNAPVISOR_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// Group whose members may use the Unix socket, besides the daemon's user and root
+    #[arg(long, env = "SNAPVISOR_GROUP", value_name = "NAME")]
+    pub group: Option<String>,
     /// Loopback address and port for TCP clients; may be given several times; port 0 takes a free one
     #[arg(long, env = "SNAPVISOR_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
     pub listen: Option<Vec<SocketAddr>>,
@@ -109,6 +112,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// The Unix socket.
     pub socket: PathBuf,
+    /// Group that may use the Unix socket.
+    pub group: Option<String>,
     /// TCP addresses; not yet checked to be loopback.
     pub listen: Vec<SocketAddr>,
     /// Log filter.
@@ -262,6 +267,7 @@ impl Config {
             data_dir,
             run_dir,
             socket,
+            group: settings.group,
             listen: settings.listen.unwrap_or_default(),
             log: settings.log.unwrap_or_default(),
             accelerator: settings.accelerator.unwrap_or(Accelerator::Auto),
@@ -283,6 +289,7 @@ impl Settings {
             data_dir: self.data_dir.or(other.data_dir),
             run_dir: self.run_dir.or(other.run_dir),
             socket: self.socket.or(other.socket),
+            group: self.group.or(other.group),
             listen: self.listen.or(other.listen),
             log: self.log.or(other.log),
             accelerator: self.accelerator.or(other.accelerator),

@@ -5,8 +5,8 @@
 //!     │            │ not us, not root: 403          │ full: wait for a place
 //!     └─ until the shutdown: connections finish the request they are at
 //! ```
-//! Who may come in: over the Unix socket whoever the file's mode lets in (its owner and root), over TCP the same users,
-//! by the owner of the client's socket ([`crate::peer`]). Addresses that are not loopback are refused at start, because
+//! Who may come in: over the Unix socket whoever the file's mode lets in (its owner, root, and a group if one is named),
+//! over TCP its owner and root, by the owner of the client's socket ([`crate::peer`]). Addresses that are not loopback are refused at start, because
 //! there is no authentication and no encryption yet.
 
 use std::io;
@@ -68,11 +68,11 @@ pub enum ListenError {
 }
 
 impl Doors {
-    /// Takes the places where clients will connect. Nobody is let in yet.
+    /// Takes the places where clients will connect. Nobody is let in yet. Members of `group` may use the Unix socket.
     ///
     /// # Errors
     /// When an address is not loopback, or a place is taken or forbidden.
-    pub async fn bind(socket: &Path, addresses: &[SocketAddr]) -> Result<Self, ListenError> {
+    pub async fn bind(socket: &Path, group: Option<u32>, addresses: &[SocketAddr]) -> Result<Self, ListenError> {
         if let Some(address) = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback()) {
             return Err(ListenError::NotLoopback(*address));
         }
@@ -83,7 +83,7 @@ impl Doors {
                 _ => ListenError::Io { place: address.to_string(), source },
             })?);
         }
-        Ok(Self { unix: bind_unix(socket)?, unix_path: socket.to_owned(), tcp })
+        Ok(Self { unix: bind_unix(socket, group)?, unix_path: socket.to_owned(), tcp })
     }
 
     /// What to connect to, for the ready line: URLs as the client takes them.
@@ -208,22 +208,24 @@ async fn settle<T>(accepted: io::Result<T>) -> Option<T> {
     }
 }
 
-fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
+fn bind_unix(path: &Path, group: Option<u32>) -> Result<UnixListener, ListenError> {
     let wrap = |source| ListenError::Io { place: path.display().to_string(), source };
     // A file without a listener was left by a daemon that was killed; the move below replaces it.
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(ListenError::SocketInUse(path.to_owned()));
     }
-    private_socket(path).map_err(wrap)
+    private_socket(path, group).map_err(wrap)
 }
 
-/// A socket that only its owner may use, from its first moment: bound under another name and moved when its mode is set.
-fn private_socket(path: &Path) -> io::Result<UnixListener> {
+/// A socket that only its owner and perhaps a group may use, from its first moment: bound under another name and moved when its mode is set.
+fn private_socket(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     let mut hidden = path.as_os_str().to_owned();
     hidden.push(".new");
     let _ = std::fs::remove_file(&hidden);
     let listener = UnixListener::bind(&hidden)?;
-    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    std::os::unix::fs::chown(&hidden, None, group)?;
+    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(mode))?;
     std::fs::rename(&hidden, path)?;
     Ok(listener)
 }
@@ -252,7 +254,7 @@ mod tests {
     async fn open() -> (tempfile::TempDir, PathBuf, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let doors = Doors::bind(&path, &["127.0.0.1:0".parse().unwrap()]).await.unwrap();
+        let doors = Doors::bind(&path, None, &["127.0.0.1:0".parse().unwrap()]).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let (close, closing) = watch::channel(false);
         let task = tokio::spawn(doors.serve(Echo, closing));
@@ -350,7 +352,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let bind = async |address: &str| {
-            Doors::bind(&path, &[address.parse().unwrap()]).await.map(drop).map_err(|error| error.to_string())
+            Doors::bind(&path, None, &[address.parse().unwrap()]).await.map(drop).map_err(|error| error.to_string())
         };
         for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
             let error = bind(address).await.unwrap_err();
@@ -361,12 +363,12 @@ mod tests {
         assert!(bind(&taken).await.unwrap_err().contains("is in use"));
         drop(holder);
 
-        let first = Doors::bind(&path, &[]).await.unwrap();
-        let error = Doors::bind(&path, &[]).await.unwrap_err().to_string();
+        let first = Doors::bind(&path, None, &[]).await.unwrap();
+        let error = Doors::bind(&path, None, &[]).await.unwrap_err().to_string();
         assert!(error.contains("another daemon is listening on"), "{error}");
         drop(first);
         assert!(path.exists(), "a killed daemon leaves its socket behind");
-        Doors::bind(&path, &[]).await.unwrap();
+        Doors::bind(&path, None, &[]).await.unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! From configuration to a running service, and back to silence.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use host::capability::{CapabilityError, Tools, UefiFiles, Wishes};
@@ -20,6 +21,10 @@ use crate::{facts, telemetry};
 /// How long a stopping daemon waits for requests and effects under way. What is not done by then is taken up by the
 /// next daemon, as after a crash.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Mode of the run directory when a group may use the socket in it: others may pass, and see nothing. What belongs to
+/// machines lies in directories of their own below.
+const PASSABLE: u32 = 0o711;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +96,13 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     let layout = Layout::new(&config.data_dir, &config.run_dir, account.transpose()?)?;
     layout.create()?;
     let store = SqliteStore::open(&layout)?;
-    let doors = Doors::bind(&config.socket, &config.listen).await?;
+    let group = config.group.as_deref().map(accounts::find_group).transpose()?;
+    if group.is_some() && config.socket.parent() == Some(&config.run_dir) {
+        let passable = std::fs::Permissions::from_mode(PASSABLE);
+        std::fs::set_permissions(&config.run_dir, passable)
+            .map_err(|source| RunError::System { what: "open the run directory to the group", source })?;
+    }
+    let doors = Doors::bind(&config.socket, group, &config.listen).await?;
     let tools = Tools::find(&wishes(&config), &layout).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
