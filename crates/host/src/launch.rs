@@ -57,9 +57,12 @@ pub async fn launch(attempt: &Attempt, spec: MachineSpec, memory: Option<MemoryS
             Ok(Outcome::Done)
         }
         Err(mut failure) => {
+            let alive = talking.process.is_alive();
             let gone = talking.process.kill().await;
-            if failure.kind == Kind::MachineGone || !gone.last_words.is_empty() {
+            if !alive {
                 failure.message = format!("{} ({gone})", failure.message);
+            } else if !gone.last_words.is_empty() {
+                failure.message = format!("{} (its last words: {})", failure.message, gone.last_words);
             }
             Err(failure.into())
         }

@@ -9,26 +9,29 @@
 //! <run>/<VM>/process.json          which process it is                (crate::identity)
 //! <run>/<VM>/build.json            how it was built                   (crate::machines)
 //! <run>/<VM>/log                   what the process printed
-//! <run>/<VM>/com1, com2            the guest's serial ports, UNIX sockets
+//! <run>/<VM>/serial/com1, com2     the guest's serial ports, UNIX sockets made by the emulator
 //! <run>/<VM>/merge.*               the same of a storage daemon that merges layers of a machine that is off
 //! ```
-//! Directories are closed to everybody but their owner. When the emulator runs under an account of its own, the
-//! directories of a machine belong to that account, and the ones above give it the right to pass through and no more.
+//! Directories are closed to everybody but us. When the emulator runs under an account of its own, it owns the files that
+//! it opens and may pass through the directories, but not list or change them: an emulator that its guest has taken over
+//! could otherwise put a link where we are about to write or to change an owner. Only `serial` is its own.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ledger::id::VmId;
+use rustix::fs::OFlags;
 
 /// Longest path of a UNIX socket in bytes: `sun_path` has 108, and QEMU wants the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// Length of `/<VM GUID>/` plus the longest socket name below it, [`MERGE_SOCKET`].
-const BELOW_RUN: usize = 1 + 36 + 1 + MERGE_SOCKET.len();
+/// Length of `/<VM GUID>/` plus the longest socket name below it, `serial/com1`.
+const BELOW_RUN: usize = 1 + 36 + 1 + SERIAL_DIRECTORY.len() + 5;
 
+const SERIAL_DIRECTORY: &str = "serial";
 const QMP_SOCKET: &str = "qmp";
 const MERGE_SOCKET: &str = "merge.qmp";
 
@@ -122,7 +125,7 @@ impl Layout {
     /// When they cannot be made, or the emulator's account could not reach them.
     pub fn create(&self) -> Result<(), LayoutError> {
         for path in [&self.data, &self.vms(), &self.run] {
-            make_directory(path, self.passage_mode(), None)?;
+            self.create_passage(path)?;
         }
         if let Some(account) = self.account {
             for path in [&self.vms(), &self.run] {
@@ -139,9 +142,17 @@ impl Layout {
     pub fn create_vm(&self, vm: VmId) -> Result<(), LayoutError> {
         let root = self.vm(vm);
         for path in [&root, &root.join("disks"), &root.join("memory"), &self.run_vm(vm)] {
-            make_directory(path, 0o700, self.account)?;
+            self.create_passage(path)?;
         }
-        Ok(())
+        make_directory(&self.run_vm(vm).join(SERIAL_DIRECTORY), 0o700, self.account)
+    }
+
+    /// Makes a directory that the emulator may pass through and nobody else may touch.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create_passage(&self, path: &Path) -> Result<(), LayoutError> {
+        make_directory(path, self.passage_mode(), None)
     }
 
     /// Whom emulator processes run as, if not as ourselves.
@@ -211,12 +222,12 @@ impl Layout {
 
     /// Socket of the guest's first serial port.
     pub fn com1(&self, vm: VmId) -> PathBuf {
-        self.run_vm(vm).join("com1")
+        self.run_vm(vm).join(SERIAL_DIRECTORY).join("com1")
     }
 
     /// Socket of the guest's second serial port.
     pub fn com2(&self, vm: VmId) -> PathBuf {
-        self.run_vm(vm).join("com2")
+        self.run_vm(vm).join(SERIAL_DIRECTORY).join("com2")
     }
 
     /// What a machine's process printed.
@@ -234,22 +245,30 @@ impl Layout {
         self.run_vm(vm).join("merge.log")
     }
 
-    /// Gives a file that we made to the emulator's account, and closes it to others.
+    /// Gives a file to the emulator's account and closes it to others.
     ///
     /// # Errors
-    /// When the owner or the mode cannot be set.
+    /// When the owner or the mode cannot be set, or `path` is a link or no file.
     pub fn hand_over(&self, path: &Path) -> io::Result<()> {
-        fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        self.own(path)
+        let file = open_itself(path)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        self.own_open(&file)
     }
 
-    /// Makes the emulator's account the owner of `path`, whose mode stays.
+    /// Makes the emulator's account the owner of the file at `path`, whose mode stays.
     ///
     /// # Errors
-    /// When the owner cannot be set.
+    /// When the owner cannot be set, or `path` is a link or no file.
     pub fn own(&self, path: &Path) -> io::Result<()> {
+        if self.account.is_none() {
+            return Ok(());
+        }
+        self.own_open(&open_itself(path)?)
+    }
+
+    fn own_open(&self, file: &File) -> io::Result<()> {
         match self.account {
-            Some(account) => std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)),
+            Some(account) => std::os::unix::fs::fchown(file, Some(account.uid), Some(account.gid)),
             None => Ok(()),
         }
     }
@@ -300,6 +319,14 @@ fn relevant_digit(meta: &fs::Metadata, account: Account) -> u32 {
     }
 }
 
+/// Opens a file or block device that is no link: whoever owns the directory could have put one there since we looked.
+fn open_itself(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_block_device() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
 fn make_directory(path: &Path, mode: u32, owner: Option<Account>) -> Result<(), LayoutError> {
     let make = || {
         fs::create_dir_all(path)?;
@@ -330,7 +357,7 @@ mod tests {
             "/data",
             &format!("{longest}r"),
             &format!(
-                "the run directory {longest}r is 61 bytes long, at most 60 are possible: choose a shorter one, such as /run/snapvisor"
+                "the run directory {longest}r is 59 bytes long, at most 58 are possible: choose a shorter one, such as /run/snapvisor"
             ),
         );
     }
@@ -348,7 +375,7 @@ mod tests {
         for path in [layout.data().to_owned(), layout.vms(), layout.vm(vm).join("disks"), layout.run_vm(vm)] {
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700, "{}", path.display());
         }
-        assert!(layout.qmp(vm).as_os_str().len() <= SOCKET_PATH_MAX || root.path().as_os_str().len() > 60);
+        assert!(layout.com1(vm).as_os_str().len() <= SOCKET_PATH_MAX || root.path().as_os_str().len() > 54);
     }
 
     #[test]

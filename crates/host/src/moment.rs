@@ -139,21 +139,20 @@ async fn prepare_memory(
     let work = move || -> Result<bool, Failure> {
         layout.create_vm(vm)?;
         let needed = resident_bytes(pid).map_or(limit, |resident| resident.min(limit));
-        disk::require_space(&layout.vm(vm), needed, &format!("the memory of {name}"))?;
-        make_memory_directory(&layout, &directory).map_err(|error| fault::file("create", &directory, &error))?;
+        let place = directory.parent().unwrap_or(&directory);
+        disk::require_space(place, needed, &format!("the memory of {name}"))?;
+        make_memory_directory(&layout, &directory)?;
         Ok(takes_direct_io(&directory))
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| fault::task(&error))?
 }
 
-fn make_memory_directory(layout: &Layout, directory: &Path) -> io::Result<()> {
+/// Makes the directory anew: whatever an attempt before us left there is of no use.
+fn make_memory_directory(layout: &Layout, directory: &Path) -> Result<(), Failure> {
     match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault::file("remove", directory, &error)),
+        _ => layout.create_passage(directory).map_err(Failure::from),
     }
-    fs::create_dir_all(directory)?;
-    fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    layout.own(directory)
 }
 
 /// Whether files in `directory` can be written past the page cache; tmpfs and some network file systems refuse.

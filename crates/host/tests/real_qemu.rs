@@ -196,6 +196,11 @@ async fn a_machine_is_captured_saved_restored_and_ended() {
     }
 
     let memory = MemoryTarget { path: world.layout.vm(VM).join("memory/save") };
+    let save = Effect::Save { spec: spec.clone(), memory: memory.clone() };
+    assert!(matches!(world.run(save).await, Ok(Outcome::Saved { .. })));
+    let abort = Effect::AbortCapture { vm: VM, overlays: vec![], resume: true };
+    assert_eq!(world.run(abort).await, Ok(Outcome::Aborted { switched: false, alive: true }));
+    assert_eq!(world.executor.observe(VM).await, Observation::Running, "a save can be taken back");
     let path = memory.path.clone();
     let outcome = world.run(Effect::Save { spec: spec.clone(), memory }).await.unwrap();
     let Outcome::Saved { machine, report } = outcome else { panic!("{outcome:?}") };
@@ -418,4 +423,91 @@ async fn the_emulator_runs_without_our_rights() {
     assert_eq!(world.run(merge).await, Ok(Outcome::Merged { stopped: false }));
     assert_eq!(world.run(launch(&spec, Some(&saved))).await, Ok(Outcome::Done));
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_capture_leaves_a_running_machine() {
+    let root = tempfile::tempdir().unwrap();
+    let mut world = World::new(root.path()).await;
+    let spec = machine(&mut world, root.path()).await;
+    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    let parent = spec.chains[0].images[0].clone();
+    let overlays = vec![Overlay { slot: DISK, image: world.image(10, Format::Qcow2), parent }];
+    assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone() }).await, Ok(Outcome::Done));
+    let path = world.layout.vm(VM).join("memory/cancelled");
+    let memory = Some(MemoryTarget { path: path.clone() });
+    let capture = Effect::Capture { spec: spec.clone(), overlays, memory, resume: true };
+    let id = EffectId { job: JobId(Uuid::from_u128(1)), number: 1 };
+    world.executor.start(id, capture);
+    // Some progress means that it has begun; the cancel may still come too late, and then the moment is good.
+    let outcome = loop {
+        match world.next().await {
+            Event::Progress { .. } => world.executor.cancel(id),
+            Event::Outcome { outcome, .. } => break outcome,
+            other => panic!("unexpected news: {other:?}"),
+        }
+    };
+    match outcome {
+        Ok(_) => assert!(path.exists()),
+        Err(failed) => {
+            assert_eq!((failed.failure.kind, failed.switched), (Kind::Cancelled, false), "{failed:?}");
+            assert!(!path.exists());
+        }
+    }
+    assert_eq!(world.executor.observe(VM).await, Observation::Running);
+    world.executor.idle().await;
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_memory_is_refused_with_the_emulators_words() {
+    let root = tempfile::tempdir().unwrap();
+    let mut world = World::new(root.path()).await;
+    let mut spec = machine(&mut world, root.path()).await;
+    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    let saved = world.capture(&mut spec, 10).await;
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    let sidecar = saved.path.join("devices");
+    std::fs::File::options().write(true).open(&sidecar).unwrap().set_len(MIB).unwrap();
+    let failure = world.run(launch(&spec, Some(&saved))).await.unwrap_err().failure;
+    println!("{}", failure.full_text());
+    assert!(failure.message.starts_with("could not restore the memory in"), "{failure}");
+    assert_eq!(world.executor.observe(VM).await, Observation::NoProcess);
+}
+
+#[test]
+fn a_capture_cut_off_is_ended_by_the_next_daemon() {
+    let root = tempfile::tempdir().unwrap();
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let first = runtime();
+    let (mut spec, overlays) = first.block_on(async {
+        let mut world = World::new(root.path()).await;
+        let spec = machine(&mut world, root.path()).await;
+        assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+        let parent = spec.chains[0].images[0].clone();
+        let overlays = vec![Overlay { slot: DISK, image: world.image(10, Format::Qcow2), parent }];
+        assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone() }).await, Ok(Outcome::Done));
+        let memory = Some(MemoryTarget { path: world.layout.vm(VM).join("memory/cut") });
+        let capture = Effect::Capture { spec: spec.clone(), overlays: overlays.clone(), memory, resume: true };
+        world.executor.start(EffectId { job: JobId(Uuid::from_u128(1)), number: 1 }, capture);
+        // Whether it is cut off before, in or after the switch of the disks is left to chance: all must be well.
+        world.next().await;
+        (spec, overlays)
+    });
+    first.shutdown_background();
+    runtime().block_on(async {
+        let mut world = World::new(root.path()).await;
+        assert_ne!(world.executor.observe(VM).await, Observation::NoProcess);
+        let abort = Effect::AbortCapture { vm: VM, overlays: overlays.clone(), resume: true };
+        let outcome = world.run(abort.clone()).await.unwrap();
+        let Outcome::Aborted { switched, alive: true } = outcome else { panic!("{outcome:?}") };
+        println!("switched: {switched}");
+        assert_eq!(world.run(abort).await, Ok(Outcome::Aborted { switched, alive: true }), "and once more");
+        assert_eq!(world.executor.observe(VM).await, Observation::Running);
+        if switched {
+            spec.chains[0].images.insert(0, overlays[0].image.clone());
+        }
+        world.capture(&mut spec, 11).await;
+        assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    });
 }
