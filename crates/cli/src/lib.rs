@@ -37,21 +37,18 @@ pub fn run(global: &Global, command: Command, program: clap::Command) -> ExitCod
         }
         Command::Job(command) => connect(global).and_then(|mut session| commands::job::run(&mut session, command)),
     };
-    match result {
-        Ok(output) => {
-            // A reader who has gone away, such as `head`, has seen enough.
-            let _ = std::io::stdout().write_all(output.render(global.json).as_bytes());
-            ExitCode::SUCCESS
-        }
+    let (text, code) = match result {
+        Ok(output) => (output.render(global.json), ExitCode::SUCCESS),
+        Err(error) if global.json => (format!("{:#}\n", error.json()), ExitCode::from(error.kind as u8)),
         Err(error) => {
-            if global.json {
-                println!("{:#}", error.json());
-            } else {
-                eprint!("{}", error.render(show::style::wanted(&std::io::stderr())));
-            }
-            ExitCode::from(error.kind as u8)
+            let text = error.render(show::style::wanted(&std::io::stderr()));
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            return ExitCode::from(error.kind as u8);
         }
-    }
+    };
+    // A reader who has gone away, such as `head`, has seen enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    code
 }
 
 fn connect(global: &Global) -> error::Result<Session> {

@@ -184,7 +184,8 @@ fn transport_error(error: HttpError) -> Error {
     let message = format!("{error}{cause}");
     match error {
         HttpError::Connect { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            Error::new(Kind::Unreachable, message).hint("only the user who runs the daemon, and root, may connect")
+            Error::new(Kind::Unreachable, message)
+                .hint("the user who runs the daemon, root and members of the daemon's group may connect, nobody else")
         }
         HttpError::Connect { .. } => Error::new(Kind::Unreachable, message)
             .hint("is the daemon running? start it with `snapvisor serve`, or say where it is with --url"),

@@ -1,5 +1,6 @@
 //! The one program: `serve` is the daemon, everything else is its client.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -33,7 +34,8 @@ fn main() -> ExitCode {
 /// Scripts wait for the line that begins with `listening on`; it is printed once clients can connect.
 fn serve(flags: daemon::Flags) -> ExitCode {
     let surroundings = daemon::config::Surroundings::of_this_process();
-    let ready = |urls: &[String]| println!("listening on {}", urls.join(" "));
+    // Nobody needs to read it: a daemon whose standard output is closed serves all the same.
+    let ready = |urls: &[String]| drop(writeln!(std::io::stdout(), "listening on {}", urls.join(" ")));
     let result = daemon::Config::load(flags, &surroundings).map_err(Into::into);
     match result.and_then(|config| daemon::serve(config, ready)) {
         Ok(()) => ExitCode::SUCCESS,
