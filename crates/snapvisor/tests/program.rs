@@ -6,18 +6,23 @@ use expect_test::{Expect, expect};
 
 /// Runs the program in an empty directory; shows exit status, output and errors.
 fn run(arguments: &[&str]) -> String {
-    let home = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().expect("a temporary directory");
     let output = Command::new(env!("CARGO_BIN_EXE_snapvisor"))
         .args(arguments)
         .env_clear()
         .env("HOME", home.path())
         .env("SNAPVISOR_SOCKET", home.path().join("no.sock"))
         .output()
-        .unwrap();
+        .expect("cargo has built the program");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&home.path().display().to_string(), "HOME");
     let lines =
         |name: &str, bytes: &[u8]| text(bytes).lines().map(|line| format!("{name} {line}\n")).collect::<String>();
-    format!("{}\n{}{}", output.status.code().unwrap(), lines(">", &output.stdout), lines("!", &output.stderr))
+    format!(
+        "{}\n{}{}",
+        output.status.code().expect("ended by itself"),
+        lines(">", &output.stdout),
+        lines("!", &output.stderr)
+    )
 }
 
 fn check(arguments: &[&str], expected: &Expect) {
