@@ -235,3 +235,62 @@ fn open_kvm(account: Option<Account>) -> Result<(), String> {
     fs::OpenOptions::new().read(true).write(true).open(path).map_err(|error| format!("/dev/kvm: {error}"))?;
     account.map_or(Ok(()), |account| check_readable(path, account).map_err(|error| error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+    use std::os::unix::fs::PermissionsExt;
+
+    /// What is said of an emulator that does nothing but run `script`.
+    async fn check(script: &str, expected: Expect) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), None).unwrap();
+        layout.create().unwrap();
+        let path = root.path().join("emulator");
+        // Copied by another process: a file that we, or a child of another test, have open for writing cannot be run.
+        let draft = root.path().join("draft");
+        fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(std::process::Command::new("cp").args([&draft, &path]).status().unwrap().success());
+        let wishes = Wishes { emulator: Some(path), ..Wishes::default() };
+        let text = match Tools::find(&wishes, &layout).await {
+            Ok(tools) => format!("fine: {}", tools.version),
+            Err(error) => error.to_string(),
+        };
+        expected.assert_eq(&text.replace(&root.path().display().to_string(), "DIR"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_emulator_of_no_use_is_refused_at_once() {
+        check(
+            "echo 'QEMU emulator version 4.2.1 (Debian)'",
+            expect![[
+                r"DIR/emulator cannot be used: QEMU 4.2.1 is too old: 9.0 or later is needed to save memory (mapped-ram)"
+            ]],
+        )
+        .await;
+        check(
+            "echo something else",
+            expect![[r#"DIR/emulator cannot be used: cannot read a QEMU version from "something else""#]],
+        )
+        .await;
+        check(
+            "echo 'QEMU emulator version 10.0.2'; test $# = 1 || { echo no machines >&2; exit 1; }",
+            expect![[
+                r"could not run DIR/emulator: exit status: 1; its last words: QEMU emulator version 10.0.2 / no machines"
+            ]],
+        )
+        .await;
+    }
+
+    #[test]
+    fn a_path_from_the_configuration_is_not_replaced_by_another() {
+        let error = find_program(Some(Path::new("/no/such")), "qemu-img", "qemu-utils").unwrap_err();
+        expect!["/no/such from the configuration is not a file"].assert_eq(&error.to_string());
+        let error = find_program(None, "no-such-program", "some-package").unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("no-such-program was not found in /usr/local/bin, "), "{text}");
+        assert!(text.ends_with(": install some-package, or name its path in the configuration"), "{text}");
+    }
+}

@@ -4,6 +4,8 @@
 //!   a process is there ──▶ its guest runs, or can run: adopted
 //!          │ no           └▶ it never began: ended, then
 //!          ▼
+//!   one that nobody recorded is ended, too
+//!          ▼
 //!   Spawned ──connect──▶ Talking ──┬─ fresh: cont ───────────────▶ Running, watched
 //!      │                    │      └─ saved: load the sidecar, cont ──▶ Running, watched
 //!      └────────────────────┴──▶ killed, with its last words in the failure
@@ -26,7 +28,7 @@ use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::hands::Hands;
 use crate::machines::{Build, GuestState, Running};
-use crate::process::{Program, Talking, listen_on_standard_input};
+use crate::process::{self, Program, Talking, listen_on_standard_input};
 use crate::spec::{self, SavedMachine, Surroundings};
 
 /// How long an emulator may take until it greets us. It allocates no memory before the guest touches it.
@@ -40,6 +42,8 @@ pub async fn launch(attempt: &Attempt, spec: MachineSpec, memory: Option<MemoryS
     if adopt(attempt, &spec).await? {
         return Ok(Outcome::Done);
     }
+    // The path of a serial port: in no other command line, and not changed by anything.
+    process::end_strays(&format!("path={},", attempt.layout().com1(spec.vm).display())).await;
     let saved = memory.map(|source| SavedMachine::decode(&source).map(|saved| (source, saved))).transpose()?;
     prepare(attempt, &spec).await?;
     attempt.progress(0, 3, "starting the emulator");

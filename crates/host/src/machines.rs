@@ -78,6 +78,9 @@ struct Inner {
     layout: Layout,
     events: mpsc::UnboundedSender<Event>,
     live: Mutex<HashMap<VmId, Arc<Running>>>,
+    /// Held while a machine is looked for: QEMU serves one monitor client at a time, and a second one that waits for its
+    /// greeting in vain would take the machine for dead.
+    looking: Mutex<HashMap<VmId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Running {
@@ -126,7 +129,7 @@ impl Build {
 impl Machines {
     /// With nobody in it yet. News goes to `events`.
     pub fn new(layout: Layout, events: mpsc::UnboundedSender<Event>) -> Self {
-        Self(Arc::new(Inner { layout, events, live: Mutex::new(HashMap::new()) }))
+        Self(Arc::new(Inner { layout, events, live: Mutex::default(), looking: Mutex::default() }))
     }
 
     /// The machine's process, if it is alive: the one we know, or one that an earlier daemon started.
@@ -134,6 +137,11 @@ impl Machines {
     /// # Errors
     /// When there is one and it cannot be talked to.
     pub async fn find(&self, vm: VmId) -> Result<Option<Arc<Running>>, MonitorError> {
+        let looking = {
+            let mut looking = self.0.looking.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(looking.entry(vm).or_default())
+        };
+        let _alone = looking.lock().await;
         let known = self.live().get(&vm).cloned();
         if let Some(running) = known.filter(|known| known.process.is_alive() && !known.monitor.is_lost()) {
             return Ok(Some(running));

@@ -257,6 +257,36 @@ impl Process {
     }
 }
 
+/// Ends every process whose command line holds `mark`, a text that only one machine's emulator has.
+///
+/// Between the start of a process and the record of it a daemon may die; such a process never runs a guest, because
+/// that is ordered later, but it holds the locks of the disks.
+pub async fn end_strays(mark: &str) {
+    for pid in pids_with(mark) {
+        let Ok(handle) = Identity::of(pid).and_then(Handle::open) else { continue };
+        // Looked at again with a hold on it: now it is this process that has the mark, and no other.
+        if has_mark(pid, mark) {
+            tracing::warn!(pid, "ending an emulator that nobody recorded");
+            handle.kill();
+            handle.ended().await;
+        }
+    }
+}
+
+fn pids_with(mark: &str) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| has_mark(*pid, mark)).collect()
+}
+
+fn has_mark(pid: i32, mark: &str) -> bool {
+    let own = i32::try_from(std::process::id()) == Ok(pid);
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    !own && line
+        .split(|byte| *byte == 0)
+        .any(|argument| argument.windows(mark.len().max(1)).any(|part| part == mark.as_bytes()))
+}
+
 impl std::fmt::Display for Gone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.status {

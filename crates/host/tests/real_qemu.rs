@@ -12,6 +12,7 @@ use std::time::Duration;
 use host::capability::{Tools, Wishes};
 use host::executor::{Executor, Setup};
 use host::layout::{Account, Layout};
+use host::process::Process;
 use ledger::effect::{
     Chain, Control, Effect, EffectId, Image, MachineSpec, MemorySource, MemoryTarget, MergeDirection, MergeOrder,
     Overlay,
@@ -31,6 +32,28 @@ const DISK: Slot = Slot::Drive(DeviceId(Uuid::from_u128(0xd15c)));
 
 /// Longest wait for anything; generous, because a busy test machine is no failure.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A directory for one test. Machines outlive what started them, and a test that fails must not leave one behind.
+struct Root(tempfile::TempDir);
+
+impl Root {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let run = self.path().join("run").join(VM.to_string());
+        if let Ok(Some(process)) = Process::find(&run.join("process.json"), &run.join("log")) {
+            let _ = Command::new("kill").args(["-9", &process.pid().to_string()]).status();
+        }
+    }
+}
 
 /// A host with its executor, as the daemon would have it.
 struct World {
@@ -175,7 +198,7 @@ fn order(spec: &MachineSpec, upper: usize, direction: MergeDirection) -> MergeOr
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_captured_saved_restored_and_ended() {
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let mut world = World::new(root.path()).await;
     let mut spec = machine(&mut world, root.path()).await;
     assert_eq!(world.executor.observe(VM).await, Observation::NoProcess);
@@ -240,7 +263,7 @@ fn try_script(memory: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn layers_are_merged_live_and_at_rest() {
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let mut world = World::new(root.path()).await;
     let mut spec = machine(&mut world, root.path()).await;
     let user = spec.chains[0].images[0].path.clone();
@@ -290,7 +313,7 @@ async fn layers_are_merged_live_and_at_rest() {
 
 #[test]
 fn a_machine_outlives_the_daemon_and_is_adopted() {
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let first = runtime();
     let spec = first.block_on(async {
@@ -325,7 +348,7 @@ fn a_machine_outlives_the_daemon_and_is_adopted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_cannot_start_says_why() {
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let mut world = World::new(root.path()).await;
     let mut spec = machine(&mut world, root.path()).await;
     spec.chains[0].images[0].path = root.path().join("missing.qcow2");
@@ -336,7 +359,7 @@ async fn a_machine_that_cannot_start_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_in_use_is_refused() {
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let mut world = World::new(root.path()).await;
     let spec = machine(&mut world, root.path()).await;
     assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
@@ -348,7 +371,7 @@ async fn an_image_in_use_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uefi_variables_are_part_of_the_moment() {
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let mut world = World::new(root.path()).await;
     let mut spec = machine(&mut world, root.path()).await;
     let mut nvram = world.image(50, Format::Qcow2);
@@ -394,7 +417,7 @@ async fn the_emulator_runs_without_our_rights() {
         println!("only root can give rights away");
         return;
     }
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let account = Account { uid: 54_321, gid: 54_321 };
     // A closed directory above ours must be told before anything is tried.
     let close =
@@ -427,7 +450,7 @@ async fn the_emulator_runs_without_our_rights() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_capture_leaves_a_running_machine() {
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let mut world = World::new(root.path()).await;
     let spec = machine(&mut world, root.path()).await;
     assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
@@ -461,7 +484,7 @@ async fn a_cancelled_capture_leaves_a_running_machine() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_memory_is_refused_with_the_emulators_words() {
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let mut world = World::new(root.path()).await;
     let mut spec = machine(&mut world, root.path()).await;
     assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
@@ -477,7 +500,7 @@ async fn damaged_memory_is_refused_with_the_emulators_words() {
 
 #[test]
 fn a_capture_cut_off_is_ended_by_the_next_daemon() {
-    let root = tempfile::tempdir().unwrap();
+    let root = Root::new();
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let first = runtime();
     let (mut spec, overlays) = first.block_on(async {
@@ -510,4 +533,19 @@ fn a_capture_cut_off_is_ended_by_the_next_daemon() {
         world.capture(&mut spec, 11).await;
         assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emulator_that_nobody_recorded_is_ended_by_the_next_launch() {
+    let root = Root::new();
+    let mut world = World::new(root.path()).await;
+    let spec = machine(&mut world, root.path()).await;
+    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    // As if the daemon had died between starting the process and writing down which one it is.
+    std::fs::remove_file(world.layout.identity(VM)).unwrap();
+    let mut next = World::new(root.path()).await;
+    assert_eq!(next.executor.observe(VM).await, Observation::NoProcess);
+    assert_eq!(next.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    assert_eq!(world.next().await, Event::Machine { vm: VM, change: MachineChange::Gone });
+    assert_eq!(next.run(control(Control::Quit)).await, Ok(Outcome::Done));
 }
