@@ -82,7 +82,7 @@ impl Rig {
     fn expect_snapshots(&mut self, names: &[&str]) {
         let listed = self.service.json(&["snapshot", "list", "g"]).unwrap();
         let mut found: Vec<String> =
-            listed.as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap().to_owned()).collect();
+            listed["snapshots"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap().to_owned()).collect();
         found.sort();
         assert_eq!(found, names);
         for name in names {

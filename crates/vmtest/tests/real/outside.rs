@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vmtest::agent::Agent;
-use vmtest::service::BOOT;
+use vmtest::service::{BOOT, wait_for};
 
 use super::Rig;
 
@@ -31,13 +31,14 @@ fn plain_qemu_starts_a_snapshot_from_its_files() {
     rig.start_chain();
     rig.mark_and_snap("a");
     rig.ok("vm stop g");
-    let commands = find(&rig.service.data().join("vms"), "start-with-qemu.sh");
+    let commands = find(&rig.service.data().join("vms"), "start.sh");
     assert_eq!(commands.len(), 1, "one memory image, one command line");
     rig.service.kill();
 
     let sockets = tempfile::tempdir().unwrap();
-    let mut qemu = Command::new("sh").arg(&commands[0]).env("RUN", sockets.path()).spawn().unwrap();
-    let mut agent = Agent::new(sockets.path().join("serial1"));
+    let mut qemu = Command::new("sh").arg(&commands[0]).env("TMPDIR", sockets.path()).spawn().unwrap();
+    let port = wait_for("QEMU", BOOT, || Ok(find(sockets.path(), "com2").pop())).unwrap();
+    let mut agent = Agent::new(port);
     agent.wait_ready(BOOT).unwrap();
     assert_eq!(agent.request("get mark").unwrap(), "a");
     assert_eq!(agent.request("read 0 mark").unwrap(), "a");
