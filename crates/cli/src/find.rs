@@ -41,12 +41,17 @@ pub fn one<T: Named>(typed: &str, things: Vec<T>) -> Result<T> {
     }
 }
 
+/// What is typed without the braces that some programs put around a GUID.
+pub fn bare_guid(typed: &str) -> &str {
+    typed.trim_matches(['{', '}'])
+}
+
 fn matching<T: Named>(typed: &str, things: &[T]) -> Vec<usize> {
     let all = |test: &dyn Fn(&T) -> bool| {
         things.iter().enumerate().filter(|(_, thing)| test(thing)).map(|(index, _)| index).collect::<Vec<_>>()
     };
     let tests: [&dyn Fn(&T) -> bool; 3] = [
-        &|thing| thing.id().eq_ignore_ascii_case(typed.trim_matches(['{', '}'])),
+        &|thing| thing.id().eq_ignore_ascii_case(bare_guid(typed)),
         &|thing| !thing.name().is_empty() && thing.name() == typed,
         &|thing| !thing.name().is_empty() && thing.name().to_lowercase() == typed.to_lowercase(),
     ];
@@ -58,7 +63,7 @@ fn unknown<T: Named>(typed: &str, things: &[T]) -> Error {
     let error = Error::new(Kind::NotFound, format!("there is no {what} {typed}"));
     match suggest::question(typed, things.iter().map(Named::name).filter(|name| !name.is_empty())) {
         Some(question) => error.hint(question),
-        None if things.is_empty() => error.hint(format!("there are no {what}s at all")),
+        None if things.is_empty() => error.hint(format!("there are no {what}s to choose from")),
         None => error,
     }
 }
@@ -158,7 +163,7 @@ mod tests {
         );
         expect![[r#"
             NotFound error: there is no machine web
-            hint: there are no machines at all
+            hint: there are no machines to choose from
         "#]]
         .assert_eq(&text(one("web", Vec::new())));
     }

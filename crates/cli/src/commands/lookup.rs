@@ -6,7 +6,7 @@ use crate::args::SnapshotName;
 use crate::error::{Kind, Result};
 use crate::find::{self, Named};
 use crate::model::{self, Job, Role, Settings, Vm};
-use crate::session::{Session, class};
+use crate::session::{Session, class, wql_quoted};
 
 impl Named for Vm {
     const WHAT: &'static str = "machine";
@@ -56,21 +56,32 @@ impl Named for Job {
 
 /// All machines, by name.
 pub fn vms(session: &mut Session) -> Result<Vec<Vm>> {
-    let rows = session.query("SELECT * FROM Msvm_ComputerSystem WHERE Caption = 'Virtual Machine'")?;
-    let mut vms: Vec<Vm> = rows.iter().filter_map(Vm::read).collect();
+    vms_where(session, "")
+}
+
+fn vms_where(session: &mut Session, condition: &str) -> Result<Vec<Vm>> {
+    let query = format!("SELECT * FROM Msvm_ComputerSystem WHERE Caption = 'Virtual Machine'{condition}");
+    let mut vms: Vec<Vm> = session.query(&query)?.iter().filter_map(Vm::read).collect();
     vms.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
     Ok(vms)
 }
 
-/// The machine that is meant.
+/// The machine that is meant. The others are only asked for when there is something to suggest.
 pub fn vm(session: &mut Session, typed: &str) -> Result<Vm> {
-    find::one(typed, vms(session)?)
+    let (name, id) = (wql_quoted(typed), wql_quoted(find::bare_guid(typed)));
+    let candidates = vms_where(session, &format!(" AND (ElementName = '{name}' OR Name = '{id}')"))?;
+    let candidates = if candidates.is_empty() { vms(session)? } else { candidates };
+    find::one(typed, candidates)
 }
 
 /// Settings: of all machines and snapshots, or of what belongs to one machine.
 pub fn settings(session: &mut Session, vm: Option<&str>) -> Result<Vec<Settings>> {
     let only = vm.map(|id| format!(" WHERE VirtualSystemIdentifier = '{id}'")).unwrap_or_default();
-    let rows = session.query(&format!("SELECT * FROM Msvm_VirtualSystemSettingData{only}"))?;
+    settings_where(session, &only)
+}
+
+fn settings_where(session: &mut Session, condition: &str) -> Result<Vec<Settings>> {
+    let rows = session.query(&format!("SELECT * FROM Msvm_VirtualSystemSettingData{condition}"))?;
     Ok(rows.iter().filter_map(Settings::read).collect())
 }
 
@@ -88,19 +99,37 @@ pub fn measure(session: &mut Session, settings: &mut Settings) -> Result<()> {
     Ok(())
 }
 
-/// The snapshot that is meant.
+/// The snapshot that is meant. The others are only asked for when there is something to suggest.
 pub fn snapshot(session: &mut Session, name: &SnapshotName) -> Result<SnapshotOf> {
-    let vms = match &name.vm {
-        Some(typed) => vec![vm(session, typed)?],
-        None => vms(session)?,
+    let of = name.vm.as_ref().map(|typed| vm(session, typed)).transpose()?;
+    let typed = &name.snapshot;
+    let (quoted, id) = (wql_quoted(typed), wql_quoted(&model::instance_id(find::bare_guid(typed))));
+    let named = settings_where(session, &format!(" WHERE ElementName = '{quoted}' OR InstanceID = '{id}'"))?;
+    let candidates = with_machines(session, named, of.as_ref())?;
+    if candidates.is_empty() {
+        let all = settings(session, of.as_ref().map(|vm| vm.id.as_str()))?;
+        return find::one(typed, with_machines(session, all, of.as_ref())?);
+    }
+    find::one(typed, candidates)
+}
+
+/// The snapshots among settings, each with its machine; only those of one machine if that is given.
+fn with_machines(session: &mut Session, settings: Vec<Settings>, of: Option<&Vm>) -> Result<Vec<SnapshotOf>> {
+    let snapshots: Vec<Settings> = settings
+        .into_iter()
+        .filter(|settings| settings.role != Role::Machine && of.is_none_or(|vm| vm.id == settings.vm))
+        .collect();
+    let vms = match (of, snapshots.as_slice()) {
+        (Some(vm), _) => vec![vm.clone()],
+        (None, []) => Vec::new(),
+        (None, [only]) => vms_where(session, &format!(" AND Name = '{}'", wql_quoted(&only.vm)))?,
+        (None, _) => vms(session)?,
     };
-    let only = name.vm.as_ref().and(vms.first()).map(|vm| vm.id.clone());
-    let snapshots = settings(session, only.as_deref())?;
-    let snapshots = snapshots.into_iter().filter(|settings| settings.role != Role::Machine).filter_map(|settings| {
+    let pair = |settings: Settings| {
         let vm = vms.iter().find(|vm| vm.id == settings.vm)?.clone();
         Some(SnapshotOf { settings, vm })
-    });
-    find::one(&name.snapshot, snapshots.collect())
+    };
+    Ok(snapshots.into_iter().filter_map(pair).collect())
 }
 
 /// All jobs, oldest first.
