@@ -21,6 +21,8 @@ use crate::tool::{self, io};
 
 /// Where daemons may be, the system's first.
 const URIS: [&str; 2] = ["qemu:///system", "qemu:///session"];
+/// The domain. Always the same, so that one left behind by an interrupted run can be found and removed.
+const DOMAIN: &str = "snapvisor-bench";
 /// How long an event may take from QEMU through two programs to us.
 const EVENT_DELAY: Duration = Duration::from_secs(10);
 /// How long after the last event no more are expected.
@@ -62,13 +64,18 @@ impl Connection {
     fn virsh(&self, arguments: &[&str]) -> Result<String> {
         tool::run("virsh", &[&["-q", "-c", self.uri], arguments].concat())
     }
+
+    /// Removes the domain; each step fails only where there is nothing to do.
+    fn forget_domain(&self) {
+        let _ = self.virsh(&["destroy", DOMAIN]);
+        let _ = self.virsh(&["undefine", DOMAIN, "--snapshots-metadata"]);
+    }
 }
 
 /// A domain of our own.
 pub struct Libvirt {
     connection: Connection,
     live: bool,
-    name: String,
     directory: tempfile::TempDir,
     disks: [PathBuf; 2],
     agent: Agent,
@@ -88,17 +95,17 @@ impl Libvirt {
         // libvirt's QEMU is another user and has to get through to what libvirt gives it.
         let passable = std::fs::Permissions::from_mode(0o711);
         std::fs::set_permissions(directory.path(), passable).map_err(io("opening the directory to libvirt"))?;
-        let name = format!("snapvisor-bench-{}", std::process::id());
         let port = directory.path().join("port");
         let definition = directory.path().join("domain.xml");
-        std::fs::write(&definition, domain(&name, setup, &disks, &port)).map_err(io("writing the domain"))?;
+        std::fs::write(&definition, domain(setup, &disks, &port)).map_err(io("writing the domain"))?;
+        connection.forget_domain();
         connection.virsh(&["define", &path_text(&definition)])?;
         // Whatever fails from here on, the domain goes with the value.
         let connection = connection.clone();
-        let events = Events::listen(&connection, &name)?;
+        let events = Events::listen(&connection)?;
         let agent = Agent::new(port);
-        let guest = Self { connection, live, name, directory, disks, agent, events, restored: 0, remarks: Vec::new() };
-        guest.virsh(&["start", &guest.name])?;
+        let guest = Self { connection, live, directory, disks, agent, events, restored: 0, remarks: Vec::new() };
+        guest.virsh(&["start", DOMAIN])?;
         Ok(guest)
     }
 
@@ -119,9 +126,9 @@ impl Libvirt {
     /// Merges the overlays into the disks under the running guest and forgets the snapshot.
     fn delete_by_hand(&self, name: &str) -> Result<()> {
         for target in ["vda", "vdb"] {
-            self.virsh(&["blockcommit", &self.name, target, "--active", "--pivot"])?;
+            self.virsh(&["blockcommit", DOMAIN, target, "--active", "--pivot"])?;
         }
-        self.virsh(&["snapshot-delete", &self.name, name, "--metadata"])?;
+        self.virsh(&["snapshot-delete", DOMAIN, name, "--metadata"])?;
         for part in ["memory", "vda", "vdb"] {
             std::fs::remove_file(self.file(&format!("{name}.{part}"))).map_err(io("removing a libvirt snapshot"))?;
         }
@@ -159,7 +166,7 @@ impl Contender for Libvirt {
         let memory_option = format!("file={memory},snapshot=external");
         let disk = |target: &str| format!("{target},snapshot=external,file={}", self.file(&format!("{name}.{target}")));
         let disks = [disk("vda"), disk("vdb")];
-        let mut arguments = vec!["snapshot-create-as", &self.name, name, "--memspec", &memory_option, "--atomic"];
+        let mut arguments = vec!["snapshot-create-as", DOMAIN, name, "--memspec", &memory_option, "--atomic"];
         arguments.extend(["--diskspec", &disks[0], "--diskspec", &disks[1]]);
         if self.live {
             arguments.push("--live");
@@ -176,10 +183,10 @@ impl Contender for Libvirt {
 
     fn bring_back(&mut self, name: &str) -> Result<Returned> {
         let begin = Instant::now();
-        self.virsh(&["destroy", &self.name])?;
+        self.virsh(&["destroy", DOMAIN])?;
         let off = begin.elapsed();
         if self.restored == 0 {
-            let reverted = self.virsh(&["snapshot-revert", &self.name, name, "--running"]);
+            let reverted = self.virsh(&["snapshot-revert", DOMAIN, name, "--running"]);
             if let Err(error) = reverted {
                 self.remark(format!(
                     "brought back by hand (virsh restore onto new overlays), because {}",
@@ -200,7 +207,7 @@ impl Contender for Libvirt {
 
     fn delete(&mut self, name: &str) -> Result<Duration> {
         let begin = Instant::now();
-        let Err(error) = self.virsh(&["snapshot-delete", &self.name, name]) else { return Ok(begin.elapsed()) };
+        let Err(error) = self.virsh(&["snapshot-delete", DOMAIN, name]) else { return Ok(begin.elapsed()) };
         self.remark(format!("deleted by hand (virsh blockcommit), because {}", tool::describe(&error)));
         let begin = Instant::now();
         self.delete_by_hand(name)?;
@@ -214,9 +221,7 @@ impl Contender for Libvirt {
 
 impl Drop for Libvirt {
     fn drop(&mut self) {
-        // Fails only if the domain is off already, or gone.
-        let _ = self.virsh(&["destroy", &self.name]);
-        let _ = self.virsh(&["undefine", &self.name, "--snapshots-metadata"]);
+        self.connection.forget_domain();
     }
 }
 
@@ -227,10 +232,10 @@ struct Events {
 }
 
 impl Events {
-    fn listen(connection: &Connection, domain: &str) -> Result<Self> {
+    fn listen(connection: &Connection) -> Result<Self> {
         // Without `stdbuf` the lines would wait in a buffer for more of them.
         let mut command = Command::new("stdbuf");
-        command.args(["-oL", "virsh", "-c", connection.uri, "qemu-monitor-event", "--domain", domain, "--loop"]);
+        command.args(["-oL", "virsh", "-c", connection.uri, "qemu-monitor-event", "--domain", DOMAIN, "--loop"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut listener = command.spawn().map_err(io("listening to libvirt"))?;
         let output = present(listener.stdout.take(), "the output of virsh")?;
@@ -284,7 +289,7 @@ fn path_text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn domain(name: &str, setup: Setup, disks: &[PathBuf; 2], port: &Path) -> String {
+fn domain(setup: Setup, disks: &[PathBuf; 2], port: &Path) -> String {
     let (kind, cpu) = match setup.accelerator {
         Accelerator::Kvm => ("kvm", "<cpu mode='host-passthrough'/>"),
         Accelerator::Tcg => ("qemu", "<cpu mode='custom' match='exact'><model fallback='allow'>Nehalem</model></cpu>"),
@@ -292,7 +297,7 @@ fn domain(name: &str, setup: Setup, disks: &[PathBuf; 2], port: &Path) -> String
     let [system, data] = disks.each_ref().map(|disk| path_text(disk));
     let (mib, port) = (setup.mib, path_text(port));
     format!(
-        "<domain type='{kind}'><name>{name}</name><memory unit='MiB'>{mib}</memory><vcpu>1</vcpu>{cpu}
+        "<domain type='{kind}'><name>{DOMAIN}</name><memory unit='MiB'>{mib}</memory><vcpu>1</vcpu>{cpu}
 <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os><features><acpi/></features><clock offset='utc'/>
 <devices>
 <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{system}'/><target dev='vda' bus='virtio'/></disk>
