@@ -42,17 +42,22 @@ pub async fn capture(
         policy: Policy { background: !running.build.mapped, direct_io, only: None },
     };
     let activity = if directory.is_some() { "saving memory" } else { "switching disks" };
-    let ended = drive(attempt, &running, activity).run(procedure).await;
-    if resume {
-        tell_if_stopped(attempt, &running).await;
-    }
-    match ended {
+    match drive(attempt, &running, activity).run(procedure).await {
         Ok(captured) => {
+            if resume {
+                tell_if_stopped(attempt, &running).await;
+            }
             let moment = Timestamp(captured.moment_us);
             let (report, machine) = conclude(attempt, &spec, &running, directory, captured, true).await?;
             Ok(Outcome::Captured { moment, report, machine })
         }
-        Err(failed) => Err(give_up("take the snapshot", directory, &failed).await),
+        Err(failed) => {
+            let failure = give_up("take the snapshot", directory, &failed).await;
+            if resume {
+                run_on(attempt, &running).await;
+            }
+            Err(failure)
+        }
     }
 }
 
@@ -244,6 +249,18 @@ async fn give_up(what: &str, directory: Option<PathBuf>, failed: &CaptureFailed)
         failure = failure.hint("resume the machine by hand, or turn it off and on");
     }
     EffectFailure { failure, switched: failed.switched }
+}
+
+/// Lets a guest run on that the emulator stopped because the snapshot left no space for what the guest wrote itself. What
+/// the snapshot had taken is free again by now, and the guest repeats the write.
+async fn run_on(attempt: &Attempt, running: &Running) {
+    if let Ok(GuestState::Stopped) = running.guest_state().await {
+        let change = match control::resume(&running.monitor).await {
+            Ok(()) => MachineChange::Running,
+            Err(_) => MachineChange::Stopped,
+        };
+        let _ = attempt.bench.events.send(Event::Machine { vm: running.vm, change });
+    }
 }
 
 /// The guest may have been stopped by the emulator in the middle, for a full disk say, when its events counted as ours.

@@ -123,6 +123,15 @@ impl Service {
         self.directory.path().join("data")
     }
 
+    /// The data directory as the daemon sees it, which matters when that is a file system of its own.
+    ///
+    /// # Errors
+    /// If the daemon does not run.
+    pub fn data_seen_by_daemon(&self) -> Result<PathBuf> {
+        let daemon = self.daemon.as_ref().ok_or_else(|| Error::Other("the daemon does not run".into()))?;
+        Ok(PathBuf::from(format!("/proc/{}/root{}", daemon.id(), self.data().display())))
+    }
+
     /// What the daemon logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
@@ -164,8 +173,13 @@ impl Service {
 
     /// The command that starts the daemon, for tests that want to see it fail.
     pub fn serve_command(&self) -> Command {
+        self.serve_command_in(self.directory.path())
+    }
+
+    /// The same, for another place: `data` and `run` below `directory`.
+    pub fn serve_command_in(&self, directory: &Path) -> Command {
         let mut command = self.program();
-        command.arg("serve").arg("--data-dir").arg(self.data()).arg("--run-dir").arg(self.directory.path().join("run"));
+        command.arg("serve").arg("--data-dir").arg(directory.join("data")).arg("--run-dir").arg(directory.join("run"));
         command.args(["--listen", "127.0.0.1:0"]).args(&self.extra);
         command
     }

@@ -111,7 +111,8 @@ impl Job {
                 let state = status.get("status").and_then(|state| state.as_str()).unwrap_or_default();
                 match state {
                     "running" => self.was_running = true,
-                    "paused" | "prelaunch" | "suspended" | "io-error" | "watchdog" | "guest-panicked" => {}
+                    // From any other state QEMU has no way back: it aborts on leaving `io-error` for `paused`, say.
+                    "paused" => {}
                     _ => return self.fail(SaveError::RunState { state: state.to_owned() }, now),
                 }
                 self.see_no_migration()

@@ -18,14 +18,73 @@ fn check(service: &Service, line: &str, expected: &Expect) {
 fn names_that_do_not_exist_and_values_that_make_no_sense() {
     let service = Service::start().unwrap();
     service.define("g", &["--memory", "64M"]).unwrap();
-    check(&service, "vm start gg", &expect![""]);
-    check(&service, "snapshot create nobody", &expect![""]);
-    check(&service, "snapshot apply nothing --vm g", &expect![""]);
-    check(&service, &format!("snapshot create g {}", "x".repeat(101)), &expect![""]);
-    check(&service, "vm pause g", &expect![""]);
-    check(&service, "vm save g", &expect![""]);
-    check(&service, "vm create h --memory 1M", &expect![""]);
-    check(&service, "job cancel 00000000-0000-0000-0000-000000000000", &expect![""]);
+    check(
+        &service,
+        "vm start gg",
+        &expect![[r#"
+        3
+        error: there is no machine gg
+        hint: did you mean g?
+    "#]],
+    );
+    check(
+        &service,
+        "snapshot create nobody",
+        &expect![[r#"
+        3
+        error: there is no machine nobody
+    "#]],
+    );
+    check(
+        &service,
+        "snapshot apply nothing --vm g",
+        &expect![[r#"
+        3
+        error: there is no snapshot nothing
+        hint: there are no snapshots to choose from
+    "#]],
+    );
+    check(
+        &service,
+        &format!("snapshot create g {}", "x".repeat(101)),
+        &expect![[r#"
+        4
+        error: snapshot name has 101 characters, and may have 100
+    "#]],
+    );
+    check(
+        &service,
+        "vm pause g",
+        &expect![[r#"
+        4
+        error: 'g' is off, which does not allow pausing it
+    "#]],
+    );
+    check(
+        &service,
+        "vm save g",
+        &expect![[r#"
+        4
+        error: 'g' is off, which does not allow saving it
+    "#]],
+    );
+    check(
+        &service,
+        "vm create h --memory 1M",
+        &expect![[r#"
+        4
+        error: 1 MiB of memory asked for, between 32 and 4194304 are possible
+    "#]],
+    );
+    check(
+        &service,
+        "job cancel 00000000-0000-0000-0000-000000000000",
+        &expect![[r#"
+        3
+        error: there is no job 00000000-0000-0000-0000-000000000000
+        hint: finished jobs are forgotten after some minutes; see `snapvisor job list`
+    "#]],
+    );
 }
 
 #[test]
@@ -35,10 +94,41 @@ fn disk_images_that_cannot_be() {
     let file = |name: &str, content: &[u8]| std::fs::write(service.directory().join(name), content).unwrap();
     file("text.qcow2", &[b'x'; 4096]);
     std::fs::copy(service.directory().join("g-1.qcow2"), service.directory().join("disguised.img")).unwrap();
-    check(&service, "vm create h --disk {dir}/missing.qcow2", &expect![""]);
-    check(&service, "vm create h --disk {dir}/text.qcow2", &expect![""]);
-    check(&service, "vm create h --disk {dir}/disguised.img", &expect![""]);
-    check(&service, "vm create h --disk {dir}/g-1.qcow2", &expect![""]);
+    check(
+        &service,
+        "vm create h --disk {dir}/missing.qcow2",
+        &expect![[r#"
+        3
+        error: could not find the image {dir}/missing.qcow2: No such file or directory (os error 2)
+        hint: check the path
+    "#]],
+    );
+    check(
+        &service,
+        "vm create h --disk {dir}/text.qcow2",
+        &expect![[r#"
+        4
+        error: {dir}/text.qcow2 cannot be attached as qcow2: not a qcow2 image
+        hint: attach it as raw, if that is what it is
+    "#]],
+    );
+    check(
+        &service,
+        "vm create h --disk {dir}/disguised.img",
+        &expect![[r#"
+        4
+        error: {dir}/disguised.img was to be attached as raw, but begins like a qcow2 image
+        hint: attach it as qcow2; if its guest really wrote that header, convert it to qcow2 first
+    "#]],
+    );
+    check(
+        &service,
+        "vm create h --disk {dir}/g-1.qcow2",
+        &expect![[r#"
+        4
+        error: '{dir}/g-1.qcow2' already belongs to machine 'g'
+    "#]],
+    );
 }
 
 #[test]
@@ -59,7 +149,15 @@ fn an_image_in_use_by_another_process() {
         std::process::Command::new("qemu-nbd").args(["-f", "qcow2", "-k"]).arg(&socket).arg(&disk).spawn().unwrap();
     vmtest::service::wait_for("qemu-nbd", std::time::Duration::from_secs(20), || Ok(socket.exists().then_some(())))
         .unwrap();
-    check(&service, "vm create h --disk {dir}/d.qcow2", &expect![""]);
+    check(
+        &service,
+        "vm create h --disk {dir}/d.qcow2",
+        &expect![[r#"
+        4
+        error: {dir}/d.qcow2 is being written by another process
+        hint: shut down the virtual machine that uses it, or attach another image
+    "#]],
+    );
     user.kill().unwrap();
     user.wait().unwrap();
 }
@@ -70,9 +168,10 @@ fn a_second_daemon_on_the_same_data_and_an_address_beyond_this_host() {
     let second = service.serve_command().output().unwrap();
     let text = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success());
-    assert!(text.contains("another daemon"), "{text}");
+    assert!(text.contains("is in use by the daemon with process id"), "{text}");
 
-    let open = service.serve_command().args(["--listen", "0.0.0.0:0"]).output().unwrap();
+    let open =
+        service.serve_command_in(&service.directory().join("other")).args(["--listen", "0.0.0.0:0"]).output().unwrap();
     let text = String::from_utf8_lossy(&open.stderr).into_owned();
     assert!(!open.status.success());
     assert!(text.contains("loopback"), "{text}");
@@ -85,9 +184,7 @@ fn qemu_that_is_missing_or_too_old() {
     std::fs::write(&old, "#!/bin/sh\necho QEMU emulator version 7.2.0\n").unwrap();
     std::fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     for (qemu, expected) in [("/nonexistent/qemu", "/nonexistent/qemu"), (old.to_str().unwrap(), "7.2")] {
-        let run = service.directory().join("other");
-        let mut command = service.serve_command();
-        let output = command.arg("--data-dir").arg(&run).arg("--qemu").arg(qemu).output();
+        let output = service.serve_command_in(&service.directory().join("other")).arg("--qemu").arg(qemu).output();
         let text = String::from_utf8_lossy(&output.unwrap().stderr).into_owned();
         assert!(text.contains(expected), "{text}");
     }
