@@ -137,6 +137,7 @@ impl Attempt {
             Effect::Control { vm, action } => control::control(&self, vm, action).await,
             Effect::Measure { images } => disk::measure(images).await,
             Effect::Merge { vm, order, live } => merge::merge(&self, vm, order, live).await,
+            Effect::Describe { moments } => moment::describe(&self, moments).await,
             Effect::Delete { paths } => disk::delete(&self, paths).await,
         }
     }

@@ -50,9 +50,12 @@ pub fn write(
 
 fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    // Beside the old text and then in its place, so that there is always a whole one.
+    let new = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     io::Write::write_all(&mut file, text.as_bytes())?;
-    file.sync_data()
+    file.sync_data()?;
+    fs::rename(new, path)
 }
 
 fn manifest(spec: &MachineSpec, saved: &SavedMachine, moment_us: u64) -> Value {
@@ -125,7 +128,7 @@ fn script(directory: &Path, spec: &MachineSpec, saved: &SavedMachine, tools: &To
 const PREAMBLE: &str = "#!/bin/sh
 # Starts this saved moment with stock QEMU alone. What the guest writes goes to throw-away overlays in a temporary
 # directory; the snapshot is only read. The guest's serial ports are the sockets com1 and com2 there, its monitor is qmp.
-# The layers named here are those of the time of the snapshot; a later merge may have moved their content.
+# When layers merge, the service writes this anew.
 set -e
 scratch=$(mktemp -d)
 echo \"sockets and overlays are in $scratch\" >&2

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ledger::effect::{MachineSpec, MemoryTarget, Overlay};
+use ledger::effect::{MachineSpec, MemoryTarget, MomentSpec, Overlay};
 use ledger::event::{CaptureReport, EffectFailure, Event, MachineChange, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
@@ -99,6 +99,19 @@ pub async fn abort(attempt: &Attempt, vm: VmId, overlays: Vec<Overlay>, resume: 
         Err(CommandError::Lost { .. }) => Ok(unknown),
         Err(error) => Err(fault::command("end an interrupted capture", &error).into()),
     }
+}
+
+/// Writes the texts beside memory images anew, after their layers have moved.
+pub async fn describe(attempt: &Attempt, moments: Vec<MomentSpec>) -> Ending {
+    let tools = attempt.tools().clone();
+    let work = move || {
+        for MomentSpec { spec, memory, moment } in &moments {
+            manifest::write(&memory.path, spec, &SavedMachine::decode(memory)?, &tools, moment.0)?;
+            sync_directory_of(&memory.path.join("all")).map_err(|error| fault::file("sync", &memory.path, &error))?;
+        }
+        Ok(Outcome::Done)
+    };
+    disk::blocking(work).await
 }
 
 async fn require_running(attempt: &Attempt, vm: VmId) -> Result<Arc<Running>, Failure> {

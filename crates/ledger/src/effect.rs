@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::id::{JobId, LayerId, VmId};
 use crate::snapshot::Format;
+use crate::state::Timestamp;
 use crate::vm::{Firmware, Nic, Slot};
 
 /// Identity of one attempt: the job, and a number that grows with each effect of that job in this run of the daemon.
@@ -93,6 +94,17 @@ pub struct MemorySource {
     pub path: PathBuf,
     /// What the capture said about the machine.
     pub machine: String,
+}
+
+/// A snapshot with memory, as the texts beside its memory tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MomentSpec {
+    /// The machine as it was.
+    pub spec: MachineSpec,
+    /// Its memory.
+    pub memory: MemorySource,
+    /// When it was.
+    pub moment: Timestamp,
 }
 
 /// How two neighbouring layers become one.
@@ -224,6 +236,12 @@ pub enum Effect {
         order: MergeOrder,
         /// Through the machine's own process, or through one started for the purpose.
         live: bool,
+    },
+    /// Write down beside each memory image how to start its moment without the service: its layers have moved.
+    /// Repeating it writes the same again.
+    Describe {
+        /// What to describe.
+        moments: Vec<MomentSpec>,
     },
     /// Remove files and directories that nobody refers to any more. Missing ones are fine.
     Delete {

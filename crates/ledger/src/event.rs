@@ -87,7 +87,7 @@ pub enum Observation {
 /// How an effect ended well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done, nothing to tell: `CreateOverlays`, `Launch`, `Control`, `Delete`, `PrepareVm`.
+    /// Done, nothing to tell: `CreateOverlays`, `Launch`, `Control`, `Describe`, `Delete`, `PrepareVm`.
     Done,
     /// `InspectImage`: the image and its backing files, top first.
     Inspected {

@@ -224,6 +224,15 @@ pub enum Stage {
     Merging(PlannedMerge),
     /// Letting the guest run on after a merge.
     ResumingAfterMerge {
+        /// The layer that is left.
+        survivor: LayerId,
+        /// Files to delete then.
+        paths: Vec<std::path::PathBuf>,
+    },
+    /// Writing down anew how to start the snapshots above a merge without the service.
+    Describing {
+        /// The layer that is left.
+        survivor: LayerId,
         /// Files to delete then.
         paths: Vec<std::path::PathBuf>,
     },

@@ -1,12 +1,12 @@
 //! From the ledger's entities to the complete orders that effects carry.
 
-use crate::effect::{Chain, Image, MachineSpec, MergeDirection, MergeOrder, Overlay};
+use crate::effect::{Chain, Image, MachineSpec, MemorySource, MergeDirection, MergeOrder, MomentSpec, Overlay};
 use crate::id::LayerId;
 use crate::job::PlannedOverlay;
 use crate::paths::Paths;
-use crate::snapshot::{Format, Layer, Origin};
+use crate::snapshot::{Format, Layer, Origin, Snapshot};
 use crate::state::State;
-use crate::vm::{Slot, Vm};
+use crate::vm::{Settings, Slot, Vm};
 
 /// How the host sees a layer.
 pub fn image(layer: &Layer) -> Image {
@@ -26,18 +26,37 @@ pub fn chain(state: &State, top: LayerId) -> Vec<Image> {
 
 /// The machine as the host must build it.
 pub fn machine(state: &State, vm: &Vm) -> MachineSpec {
-    let chains =
-        vm.settings.layers().into_iter().map(|(slot, top)| Chain { slot, images: chain(state, top) }).collect();
+    machine_with(state, vm, &vm.settings)
+}
+
+/// The snapshots with memory that read through `layer`, for the texts beside their memory.
+pub fn moments_above(state: &State, vm: &Vm, layer: LayerId) -> Vec<MomentSpec> {
+    let reads = |snapshot: &Snapshot| {
+        snapshot.settings.layers().iter().any(|(_, top)| state.chain(*top).iter().any(|link| link.id == layer))
+    };
+    let moment = |snapshot: &Snapshot| {
+        let memory = state.memories.get(&snapshot.memory?)?;
+        Some(MomentSpec {
+            spec: machine_with(state, vm, &snapshot.settings),
+            memory: MemorySource { path: memory.path.clone(), machine: memory.machine.clone() },
+            moment: snapshot.created,
+        })
+    };
+    state.snapshots_of(vm.id).filter(|snapshot| reads(snapshot)).filter_map(|snapshot| moment(snapshot)).collect()
+}
+
+fn machine_with(state: &State, vm: &Vm, settings: &Settings) -> MachineSpec {
+    let chains = settings.layers().into_iter().map(|(slot, top)| Chain { slot, images: chain(state, top) }).collect();
     MachineSpec {
         vm: vm.id,
         name: vm.name.clone(),
-        processors: vm.settings.processors,
-        memory_mib: vm.settings.memory_mib,
-        firmware: vm.settings.firmware,
-        bios_guid: vm.settings.bios_guid,
+        processors: settings.processors,
+        memory_mib: settings.memory_mib,
+        firmware: settings.firmware,
+        bios_guid: settings.bios_guid,
         generation_id: vm.generation_id,
         chains,
-        nics: vm.settings.nics.clone(),
+        nics: settings.nics.clone(),
     }
 }
 

@@ -37,6 +37,9 @@ pub(super) fn of(state: &State, paths: &Paths, job: &Job) -> Result<Option<Effec
         Stage::Measuring(plan) => measure(state, plan)?,
         Stage::Merging(plan) => merge(state, vm(())?, plan)?,
         Stage::ResumingAfterMerge { .. } => Effect::Control { vm: job.vm, action: Control::Resume },
+        Stage::Describing { survivor, .. } => {
+            Effect::Describe { moments: spec::moments_above(state, vm(())?, *survivor) }
+        }
         Stage::Deleting { paths, .. } => Effect::Delete { paths: paths.clone() },
         Stage::Launching => launch(state, vm(())?),
         Stage::AbortingLaunch { .. } | Stage::QuittingAfterSave { .. } => {

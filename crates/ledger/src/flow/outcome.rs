@@ -5,7 +5,7 @@ use crate::effect::EffectId;
 use crate::event::{EffectFailure, InspectedImage, Outcome};
 use crate::failure::{Failure, Kind};
 use crate::id::{DeviceId, IdSource, JobId, LayerId, MemoryId, VmId};
-use crate::job::{Job, JobState, Stage};
+use crate::job::{Job, JobKind, JobState, Stage};
 use crate::request::PowerTarget;
 use crate::snapshot::{Layer, Memory, Origin};
 use crate::vm::{Power, Slot};
@@ -47,7 +47,8 @@ impl Turn<'_> {
             }
             (Stage::Measuring(plan), Outcome::Measured { bytes }) => self.measured(id, plan, bytes),
             (Stage::Merging(plan), Outcome::Merged { stopped }) => self.merge_done(id, vm, plan, *stopped),
-            (Stage::ResumingAfterMerge { paths }, Outcome::Done) => {
+            (Stage::ResumingAfterMerge { survivor, paths }, Outcome::Done) => self.describe(id, vm, survivor, paths),
+            (Stage::Describing { paths, .. }, Outcome::Done) => {
                 self.enter(id, Stage::Deleting { paths, end: JobState::Completed });
             }
             (Stage::Deleting { end, .. }, Outcome::Done) => self.deleted(id, vm, end),
@@ -105,10 +106,12 @@ impl Turn<'_> {
                 self.set_power(vm, Power::Off);
                 self.enter(id, Stage::Merging(plan));
             }
-            Stage::ResumingAfterMerge { paths } => {
+            Stage::ResumingAfterMerge { paths, .. } => {
                 self.set_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { Power::Paused });
                 self.enter(id, Stage::Deleting { paths, end });
             }
+            // The texts are a convenience; that they name a file that is gone is no reason to keep the file.
+            Stage::Describing { paths, .. } => self.enter(id, Stage::Deleting { paths, end: JobState::Completed }),
             Stage::Deleting { paths, end } => self.not_deleted(id, vm, paths, end, failure),
             Stage::Launching => self.enter(id, Stage::AbortingLaunch { end }),
             Stage::AbortingLaunch { end } => self.launch_undone(id, vm, end),
@@ -123,7 +126,8 @@ impl Turn<'_> {
                 self.set_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { power });
                 self.end(id, end);
             }
-            Stage::InspectingImage { .. } | Stage::Measuring(_) | Stage::Merging(_) => self.end(id, end),
+            Stage::Measuring(_) | Stage::Merging(_) => self.end(id, merge_failed(job, end)),
+            Stage::InspectingImage { .. } => self.end(id, end),
             Stage::AwaitingShutdown | Stage::Finished => {}
         }
     }
@@ -180,5 +184,18 @@ impl Turn<'_> {
             PowerTarget::Reset => {}
         }
         self.end(job, JobState::Completed);
+    }
+}
+
+/// The end of a job whose merge failed: the snapshot is gone all the same, and its owner should know.
+fn merge_failed(job: &Job, end: JobState) -> JobState {
+    match (job.kind, end) {
+        (JobKind::DestroySnapshot, JobState::Failed(failure)) => {
+            let text = format!("the snapshot is removed, but its disk layers could not be merged: {}", failure.message);
+            let retry = "merging is tried again when the next snapshot is removed, or when the service starts";
+            let hint = failure.hint.map_or_else(|| retry.to_owned(), |hint| format!("{hint}; {retry}"));
+            JobState::Failed(Failure::new(failure.kind, text).hint(hint))
+        }
+        (_, end) => end,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! tidy ─▶ drop all idle layers and memories from the record ─▶ Deleting ─▶ tidy
-//!      ─▶ one layer needed only by another ─▶ Measuring ─▶ Merging ─▶ (ResumingAfterMerge) ─▶ Deleting ─▶ tidy
+//!      ─▶ one layer needed only by another ─▶ Measuring ─▶ Merging ─▶ (ResumingAfterMerge)
+//!          ─▶ (Describing) ─▶ Deleting ─▶ tidy
 //!      ─▶ nothing left: the job completes
 //! ```
 
@@ -11,10 +12,11 @@ use std::path::PathBuf;
 use super::Turn;
 use crate::effect::MergeDirection;
 use crate::failure::Failure;
-use crate::id::{IdSource, JobId, VmId};
+use crate::id::{IdSource, JobId, LayerId, VmId};
 use crate::job::{JobKind, JobState, PlannedMerge, Stage};
 use crate::layers::{self, Tidy};
 use crate::snapshot::Origin;
+use crate::spec;
 use crate::vm::Power;
 
 impl Turn<'_> {
@@ -69,14 +71,25 @@ impl Turn<'_> {
     /// Two layers are one. If the guest was stopped for it, it runs again only now that this is on record.
     pub(super) fn merge_done(&mut self, job: JobId, vm: VmId, plan: PlannedMerge, stopped: bool) {
         let direction = plan.direction.unwrap_or(MergeDirection::Up);
+        let survivor = if direction == MergeDirection::Up { plan.upper } else { plan.lower };
         let needless = layers::merged(&mut self.state, plan.upper, plan.lower, direction);
         let paths =
             needless.filter(|layer| layer.origin == Origin::Created).map(|layer| layer.path).into_iter().collect();
         let running = self.state.vms.get(&vm).is_some_and(|vm| vm.power == Power::Running);
         if stopped && running {
-            self.enter(job, Stage::ResumingAfterMerge { paths });
+            self.enter(job, Stage::ResumingAfterMerge { survivor, paths });
         } else {
+            self.describe(job, vm, survivor, paths);
+        }
+    }
+
+    /// Brings the texts beside memory images up to date before the files they name go away.
+    pub(super) fn describe(&mut self, job: JobId, vm: VmId, survivor: LayerId, paths: Vec<PathBuf>) {
+        let Some(machine) = self.state.vms.get(&vm) else { return };
+        if spec::moments_above(&self.state, machine, survivor).is_empty() {
             self.enter(job, Stage::Deleting { paths, end: JobState::Completed });
+        } else {
+            self.enter(job, Stage::Describing { survivor, paths });
         }
     }
 

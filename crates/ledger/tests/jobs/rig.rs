@@ -276,6 +276,12 @@ impl Rig {
             let disks =
                 snapshot.settings.layers().iter().map(|(_, layer)| self.world.read(&self.path(*layer))).collect();
             let memory = snapshot.memory.map(|id| self.world.memories[&state.memories[&id].path]);
+            // An attempt to write a text that fails is not repeated; content is what must be right even so.
+            let written = !matches!(self.fault, Fault::EffectFails(_) | Fault::Cancel(_));
+            if let Some(files) = snapshot.memory.and_then(|id| self.world.descriptions.get(&state.memories[&id].path)) {
+                let missing = files.iter().find(|file| !self.world.files.contains_key(*file));
+                assert!(missing.is_none() || !written, "{context}: the text of {} names {missing:?}", snapshot.name);
+            }
             if let Some(promised) = self.promised.get(&snapshot.id) {
                 assert_eq!(&Moment { disks, memory }, promised, "{context}: {}", snapshot.name);
             }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ledger::effect::{Control, Effect, MergeDirection, MergeOrder, Overlay};
+use ledger::effect::{Control, Effect, MachineSpec, MergeDirection, MergeOrder, Overlay};
 use ledger::event::{CaptureReport, EffectFailure, InspectedImage, Observation, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
@@ -44,6 +44,8 @@ pub struct World {
     pub files: BTreeMap<PathBuf, File>,
     /// Memory images by directory.
     pub memories: BTreeMap<PathBuf, u32>,
+    /// The image files that each memory image's text names.
+    pub descriptions: BTreeMap<PathBuf, Vec<PathBuf>>,
     /// Running processes.
     pub processes: BTreeMap<VmId, Process>,
 }
@@ -103,6 +105,7 @@ impl World {
                 process.running = *resume;
                 if let Some(target) = memory {
                     self.memories.insert(target.path.clone(), process.memory);
+                    self.describe(&target.path, spec);
                 }
                 let machine = memory.as_ref().map(|_| "model".to_owned()).unwrap_or_default();
                 return Ok(Outcome::Captured { moment: Timestamp(1), report: CaptureReport::default(), machine });
@@ -134,6 +137,11 @@ impl World {
                 return Ok(Outcome::Measured { bytes });
             }
             Effect::Merge { vm, order, live } => return self.merge(*vm, order, *live),
+            Effect::Describe { moments } => {
+                for moment in moments {
+                    self.describe(&moment.memory.path, &moment.spec);
+                }
+            }
             Effect::Delete { paths } => {
                 for path in paths {
                     self.files.retain(|file, _| !file.starts_with(path));
@@ -142,6 +150,11 @@ impl World {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    fn describe(&mut self, memory: &Path, spec: &MachineSpec) {
+        let files = spec.chains.iter().flat_map(|chain| &chain.images).map(|image| image.path.clone());
+        self.descriptions.insert(memory.to_owned(), files.collect());
     }
 
     fn control(&mut self, vm: VmId, action: Control) -> Result<(), EffectFailure> {
