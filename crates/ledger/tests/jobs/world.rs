@@ -142,14 +142,14 @@ impl World {
                     self.describe(&moment.memory.path, &moment.spec);
                 }
             }
-            Effect::Delete { paths } => {
-                for path in paths {
-                    self.files.retain(|file, _| !file.starts_with(path));
-                    self.memories.retain(|memory, _| !memory.starts_with(path));
-                }
-            }
+            Effect::Delete { paths } => paths.iter().for_each(|path| self.delete(path)),
         }
         Ok(Outcome::Done)
+    }
+
+    fn delete(&mut self, path: &Path) {
+        self.files.retain(|file, _| !file.starts_with(path));
+        self.memories.retain(|memory, _| !memory.starts_with(path));
     }
 
     fn describe(&mut self, memory: &Path, spec: &MachineSpec) {
