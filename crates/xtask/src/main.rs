@@ -6,7 +6,7 @@
 //! | `guest` | builds the test guest's disks |
 //! | `tidy` | checks the house rules |
 //! | `test` | all of the above, then clippy and every test |
-//! | `demo`, `bench` | build and run the programs of `vmtest` with those names |
+//! | `demo`, `bench`, `torture` | build and run the programs of `vmtest` with those names |
 //!
 //! Each task brings up what it needs first, so any of them works on a fresh clone. Progress goes to standard error;
 //! an error ends the program with a message that says what to do.
@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use shell::{Result, Tool, Workspace};
 
-const USAGE: &str = "usage: cargo xtask setup | guest | tidy | test | demo | bench";
+const USAGE: &str = "usage: cargo xtask setup | guest | tidy | test | demo | bench | torture";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,7 +44,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "guest" => setup::run(&workspace).and_then(|()| guest::build(&workspace)).map(drop),
         "tidy" => tidy::run(&workspace),
         "test" => test(&workspace),
-        "demo" | "bench" => run_program(&workspace, task, rest),
+        "demo" | "bench" | "torture" => run_program(&workspace, task, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(())
