@@ -1,5 +1,7 @@
 //! From calls to text.
 
+use std::ops::Range;
+
 /// Writes a document piece by piece. Names are taken as they are (with the prefix the caller declares), text and values
 /// are escaped, and characters that XML 1.0 cannot carry become U+FFFD.
 ///
@@ -14,7 +16,8 @@
 #[derive(Debug, Clone, Default)]
 pub struct Writer {
     out: String,
-    open: Vec<String>,
+    /// Where in `out` the name of each open element stands, so that it is written again without being kept twice.
+    open: Vec<Range<usize>>,
     /// Whether the start tag of the innermost open element still lacks its `>`.
     in_tag: bool,
 }
@@ -29,8 +32,9 @@ impl Writer {
     pub fn open(&mut self, name: &str) {
         self.end_tag();
         self.out.push('<');
+        let start = self.out.len();
         self.out.push_str(name);
-        self.open.push(name.to_owned());
+        self.open.push(start..self.out.len());
         self.in_tag = true;
     }
 
@@ -75,7 +79,7 @@ impl Writer {
             self.in_tag = false;
         } else if let Some(name) = name {
             self.out.push_str("</");
-            self.out.push_str(&name);
+            self.out.extend_from_within(name);
             self.out.push('>');
         }
     }
@@ -107,7 +111,8 @@ impl Writer {
     /// # Panics
     /// If an element is open: a mistake of the caller, not of any input.
     pub fn finish(self) -> String {
-        assert!(self.open.is_empty(), "element {:?} is not closed", self.open.last());
+        let unclosed = self.open.last().and_then(|name| self.out.get(name.clone()));
+        assert!(unclosed.is_none(), "element {unclosed:?} is not closed");
         self.out
     }
 
@@ -120,6 +125,10 @@ impl Writer {
 }
 
 fn push_escaped(out: &mut String, text: &str, in_attribute: bool) {
+    // Nearly all texts need no escape and are copied whole. U+FFFE and U+FFFF begin with the byte EF.
+    if !text.bytes().any(|byte| matches!(byte, 0..0x20 | b'&' | b'<' | b'>' | b'"' | 0xEF)) {
+        return out.push_str(text);
+    }
     for c in text.chars() {
         match c {
             '&' => out.push_str("&amp;"),
