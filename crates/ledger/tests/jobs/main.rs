@@ -5,6 +5,8 @@
 //! What must hold afterwards is in [`rig::Rig::check`] and [`Scene::step`]: every snapshot reads as promised, the live
 //! state is not lost, nothing leaks, no job hangs.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports, in its helpers too")]
+
 mod rig;
 mod world;
 
