@@ -65,7 +65,9 @@ fn test(workspace: &Workspace) -> Result<()> {
     shell::step("building the service");
     Tool::cargo(workspace).args(["build", "--package", "snapvisor"]).run()?;
     shell::step("tests");
-    let tests = Tool::cargo(workspace).args(["test", "--workspace"]);
+    // Examples in the documentation first: the summary that closes the run is then one of tests.
+    Tool::cargo(workspace).args(["test", "--workspace", "--doc", "--quiet"]).run()?;
+    let tests = Tool::cargo(workspace).args(["test", "--workspace", "--lib", "--bins", "--tests"]);
     with_environment(tests, workspace, &images, "debug").run()
 }
 
