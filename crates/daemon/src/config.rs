@@ -59,7 +59,7 @@ pub struct Settings {
     /// How disks are reached
     #[arg(long, env = "SNAPVISOR_DISK_IO", value_enum, value_name = "KIND")]
     pub disk_io: Option<DiskIo>,
-    /// Account of the emulator processes, if the daemon is root
+    /// Account of the emulator processes, if the daemon is root; else snapvisor or, without such an account, user 65530
     #[arg(long, env = "SNAPVISOR_USER", value_name = "NAME")]
     pub user: Option<String>,
     /// The machine emulator
@@ -122,7 +122,7 @@ pub struct Config {
     pub accelerator: Accelerator,
     /// How disks are reached.
     pub disk_io: DiskIo,
-    /// Account of the emulator processes.
+    /// Account of the emulator processes; see [`crate::accounts`] for what its absence means.
     pub user: Option<String>,
     /// The machine emulator; looked for if absent, as the other programs are.
     pub qemu: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use host::capability::{CapabilityError, Tools, UefiFiles, Wishes};
+use host::capability::{self, CapabilityError, Tools, UefiFiles, Wishes};
 use host::executor::{Executor, Setup};
 use host::layout::{Layout, LayoutError};
 use host::store_sqlite::{OpenError, SqliteStore};
@@ -82,6 +82,10 @@ impl RunError {
 /// When it cannot start. Once it runs, it goes on.
 pub fn serve(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunError> {
     telemetry::init(&config.log)?;
+    // Before there are other threads: they and the processes that we start inherit it. Nothing of ours needs a program
+    // that gains rights when it is started.
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|error| RunError::System { what: "give up gaining privileges", source: error.into() })?;
     let runtime =
         tokio::runtime::Runtime::new().map_err(|source| RunError::System { what: "start the runtime", source })?;
     let result = runtime.block_on(run(config, ready));
@@ -92,8 +96,10 @@ pub fn serve(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
 
 async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunError> {
     let mut stop = Signals::new()?;
-    let account = config.user.as_deref().map(|name| accounts::find(name, rustix::process::geteuid().is_root()));
-    let layout = Layout::new(&config.data_dir, &config.run_dir, account.transpose()?)?;
+    let wishes = wishes(&config);
+    let account = accounts::emulator(config.user.as_deref(), rustix::process::geteuid().is_root())?
+        .map(|account| capability::with_kvm_group(account, wishes.accelerator));
+    let layout = Layout::new(&config.data_dir, &config.run_dir, account)?;
     layout.create()?;
     let store = SqliteStore::open(&layout)?;
     let group = config.group.as_deref().map(accounts::find_group).transpose()?;
@@ -103,15 +109,18 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
             .map_err(|source| RunError::System { what: "open the run directory to the group", source })?;
     }
     let doors = Doors::bind(&config.socket, group, &config.listen).await?;
-    let tools = Tools::find(&wishes(&config), &layout).await?;
+    let tools = Tools::find(&wishes, &layout).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         qemu = %tools.version,
         accelerator = ?tools.platform.accelerator,
-        no_kvm = tools.no_kvm.as_deref(),
+        emulator_user = account.map(|account| account.uid),
         data = %layout.data().display(),
         "starting"
     );
+    if let Some(reason) = &tools.no_kvm {
+        tracing::warn!(reason, "guests run many times slower, because their instructions are translated");
+    }
 
     let (outcomes, events) = mpsc::unbounded_channel();
     let executor = Executor::new(Setup { layout: layout.clone(), tools }, outcomes);

@@ -5,6 +5,8 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use qemu::launch::{self, Accelerator, Platform, newest_q35};
 use qemu::qmp::Command;
 use qemu::version::{Version, VersionError};
 
-use crate::layout::{Account, Layout, check_readable};
+use crate::layout::{Account, Layout, may};
 use crate::process::Program;
 
 /// Where programs are looked for, as in most systems' own PATH for root.
@@ -116,6 +118,9 @@ pub enum CapabilityError {
 /// How long a program may take to say its version, or an emulator its machine types.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Hardware virtualisation.
+const KVM_DEVICE: &str = "/dev/kvm";
+
 /// CPU model without hardware virtualisation: old enough to be translated faithfully, new enough for `x86-64-v2` systems.
 const CPU_TCG: &str = "Nehalem-v1";
 
@@ -150,6 +155,21 @@ impl Tools {
             uefi: find_uefi(wishes.uefi.as_ref())?,
             disk_io: wishes.disk_io.unwrap_or(DiskIo::Buffered),
         })
+    }
+}
+
+/// `account` with the group that may open `/dev/kvm`, if that group is needed and hardware virtualisation is to be used.
+///
+/// An account has one group here. Files of machines are closed to groups, so nothing is lost by the change.
+pub fn with_kvm_group(account: Account, wish: Option<Accelerator>) -> Account {
+    match open_kvm(Some(account)) {
+        Ok(()) => account,
+        Err(_) => {
+            let joined = fs::metadata(KVM_DEVICE).map(|meta| Account { gid: meta.gid(), ..account });
+            // The group root owns much more than this device.
+            let joined = joined.ok().filter(|joined| joined.gid != 0);
+            joined.filter(|joined| choose_accelerator(wish, Some(*joined)).0 == Accelerator::Kvm).unwrap_or(account)
+        }
     }
 }
 
@@ -221,19 +241,28 @@ fn choose_accelerator(wish: Option<Accelerator>, account: Option<Account>) -> (A
     let reason = match (accelerator, wish, device) {
         (Accelerator::Kvm, _, _) => None,
         (Accelerator::Tcg, Some(_), _) => Some("the configuration says so".to_owned()),
-        (Accelerator::Tcg, None, Err(reason)) => Some(reason),
-        (Accelerator::Tcg, None, Ok(())) => Some(
+        // Looked at first: without it, rights to the device would not help.
+        (Accelerator::Tcg, None, _) if launch::choose_accelerator(&cpuinfo, true, None) == Accelerator::Tcg => Some(
             "the processor does not show vmx or svm: enable virtualisation in the firmware or the outer hypervisor"
                 .to_owned(),
         ),
+        (Accelerator::Tcg, None, device) => device.err(),
     };
     (accelerator, reason)
 }
 
 fn open_kvm(account: Option<Account>) -> Result<(), String> {
-    let path = Path::new("/dev/kvm");
-    fs::OpenOptions::new().read(true).write(true).open(path).map_err(|error| format!("/dev/kvm: {error}"))?;
-    account.map_or(Ok(()), |account| check_readable(path, account).map_err(|error| error.to_string()))
+    let refused = |error: io::Error| format!("{KVM_DEVICE}: {error}");
+    let device = fs::OpenOptions::new().read(true).write(true).open(KVM_DEVICE).map_err(refused)?;
+    let meta = device.metadata().map_err(refused)?;
+    match account {
+        Some(account) if !may(account, &meta, 0o6) => Err(format!(
+            "user {}, whom the emulator runs as, may not open {KVM_DEVICE}: \
+             run `chgrp kvm {KVM_DEVICE} && chmod g+rw {KVM_DEVICE}` and restart the service",
+            account.uid
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

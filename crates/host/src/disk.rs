@@ -11,6 +11,7 @@ use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use ledger::snapshot::Format;
 use qemu::qcow2::{self, Backing};
+use qemu::save::{MEMORY_FILE, SIDECAR_FILE};
 
 use crate::capability::Tools;
 use crate::executor::{Attempt, Ending};
@@ -80,6 +81,17 @@ pub async fn delete(attempt: &Attempt, paths: Vec<PathBuf>) -> Ending {
     .await
 }
 
+/// Gives saved memory to the emulator's account, which may be another one than when it was saved.
+///
+/// # Errors
+/// When the owner of a file cannot be changed.
+pub fn hand_over_memory(layout: &Layout, directory: &Path) -> Result<(), Failure> {
+    for path in [MEMORY_FILE, SIDECAR_FILE].map(|name| directory.join(name)) {
+        layout.own(&path).map_err(|error| fault::file("change the owner of", &path, &error))?;
+    }
+    Ok(())
+}
+
 /// Refuses if the file system of `directory` has not `bytes` and a reserve free. `what` is what needs them.
 pub fn require_space(directory: &Path, bytes: u64, what: &str) -> Result<(), Failure> {
     let free = rustix::fs::statvfs(directory).map_err(|error| fault::file("examine", directory, &error.into()))?;
@@ -99,6 +111,9 @@ pub fn require_space(directory: &Path, bytes: u64, what: &str) -> Result<(), Fai
 }
 
 /// Gives every file that the machine may own to the emulator's account, and checks that it can read the others.
+///
+/// # Errors
+/// When the account could not open one of them; says what to do about it.
 pub fn hand_over_images<'a>(layout: &Layout, images: impl IntoIterator<Item = &'a Image>) -> Result<(), Failure> {
     let Some(account) = layout.account() else { return Ok(()) };
     for image in images {
@@ -107,6 +122,7 @@ pub fn hand_over_images<'a>(layout: &Layout, images: impl IntoIterator<Item = &'
         }
         if image.private {
             layout.own(&image.path).map_err(|error| fault::file("change the owner of", &image.path, &error))?;
+            crate::layout::check_writable(&image.path, account)?;
         } else {
             crate::layout::check_readable(&image.path, account)?;
         }

@@ -126,7 +126,7 @@ impl Attempt {
         }
         match effect {
             Effect::PrepareVm { vm, nvram } => disk::prepare_vm(&self, vm, nvram).await,
-            Effect::InspectImage { path, format } => inspect::inspect(path, format).await,
+            Effect::InspectImage { path, format } => inspect::inspect(&self, path, format).await,
             Effect::CreateOverlays { vm, overlays } => disk::create_overlays(&self, vm, overlays).await,
             Effect::Capture { spec, overlays, memory, resume } => {
                 moment::capture(&self, spec, overlays, memory, resume).await

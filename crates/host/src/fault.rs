@@ -104,7 +104,9 @@ impl From<LayoutError> for Failure {
         let kind = match &error {
             LayoutError::Io { source, .. } => kind_of(source),
             LayoutError::NotAbsolute(_) | LayoutError::TooLong { .. } => Kind::InvalidParameter,
-            LayoutError::NoPassage { .. } | LayoutError::NotReadable { .. } => Kind::Failed,
+            LayoutError::NoPassage { .. } | LayoutError::NotReadable { .. } | LayoutError::NotWritable { .. } => {
+                Kind::Failed
+            }
         };
         Failure::new(kind, error.to_string())
     }

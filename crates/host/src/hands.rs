@@ -85,13 +85,13 @@ impl Hands {
     }
 
     async fn run_qemu_img(&self, arguments: &[String]) -> HostResult {
-        let output = tokio::process::Command::new(&self.qemu_img)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(|error| failure("run", &self.qemu_img, &error))?;
+        let mut command = tokio::process::Command::new(&self.qemu_img);
+        command.args(arguments).stdin(Stdio::null()).current_dir("/").kill_on_drop(true);
+        if let Some(account) = self.layout.account() {
+            // It reads what guests wrote, as the emulator does.
+            command.uid(account.uid).gid(account.gid);
+        }
+        let output = command.output().await.map_err(|error| failure("run", &self.qemu_img, &error))?;
         if output.status.success() {
             return Ok(HostReply::Done);
         }

@@ -12,6 +12,7 @@
 //! ```
 //! The record of how the process was built is written before the guest runs: a later daemon can always tell.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ledger::effect::{MachineSpec, MemorySource};
@@ -45,7 +46,7 @@ pub async fn launch(attempt: &Attempt, spec: MachineSpec, memory: Option<MemoryS
     // The path of a serial port: in no other command line, and not changed by anything.
     process::end_strays(&format!("path={},", attempt.layout().com1(spec.vm).display())).await;
     let saved = memory.map(|source| SavedMachine::decode(&source).map(|saved| (source, saved))).transpose()?;
-    prepare(attempt, &spec).await?;
+    prepare(attempt, &spec, saved.as_ref().map(|(source, _)| source.path.clone())).await?;
     attempt.progress(0, 3, "starting the emulator");
     let build = Build {
         platform: saved.as_ref().map_or(&attempt.tools().platform, |(_, saved)| &saved.platform).clone(),
@@ -101,11 +102,14 @@ async fn adopt(attempt: &Attempt, spec: &MachineSpec) -> Result<bool, Failure> {
 }
 
 /// Directories, and rights for the account that the emulator runs under.
-async fn prepare(attempt: &Attempt, spec: &MachineSpec) -> Result<(), Failure> {
+async fn prepare(attempt: &Attempt, spec: &MachineSpec, memory: Option<PathBuf>) -> Result<(), Failure> {
     let (layout, spec) = (attempt.layout().clone(), spec.clone());
     let work = move || {
         layout.create_vm(spec.vm)?;
         disk::hand_over_images(&layout, spec.chains.iter().flat_map(|chain| &chain.images))?;
+        if let Some(directory) = memory {
+            disk::hand_over_memory(&layout, &directory)?;
+        }
         Ok(Outcome::Done)
     };
     disk::blocking(work).await.map(|_| ()).map_err(|ended| ended.failure)

@@ -40,7 +40,7 @@ const MERGE_SOCKET: &str = "merge.qmp";
 pub struct Account {
     /// User id.
     pub uid: u32,
-    /// Group id. On most systems the group `kvm`, so that `/dev/kvm` can be opened.
+    /// Group id; the only group it is in.
     pub gid: u32,
 }
 
@@ -80,8 +80,8 @@ pub enum LayoutError {
     },
     /// A directory above hides it from the emulator's account.
     #[error(
-        "{blocker} does not let user {uid} pass, so the emulator could not open files in {path}: \
-         run `chmod o+x {blocker}`, or put the data directory somewhere else"
+        "{blocker} does not let user {uid} pass, whom the emulator runs as, so {path} is out of its reach: \
+         run `chmod o+x {word}`, or choose a place that others may reach", word = shell_word(blocker)
     )]
     NoPassage {
         /// The directory that must be reached.
@@ -92,12 +92,20 @@ pub enum LayoutError {
         uid: u32,
     },
     /// A file that belongs to somebody else is closed to the emulator's account.
-    #[error("user {uid}, whom the emulator runs as, may not read {path}: run `chmod o+r {path}`")]
+    #[error(
+        "user {uid}, whom the emulator runs as, may not read {path}: run `chmod o+r {word}`", word = shell_word(path)
+    )]
     NotReadable {
         /// The file.
         path: PathBuf,
         /// Who cannot read it.
         uid: u32,
+    },
+    /// A file that was given to the emulator's account is closed to it all the same.
+    #[error("{path} may not be written by its owner: run `chmod u+rw {word}`", word = shell_word(path))]
+    NotWritable {
+        /// The file.
+        path: PathBuf,
     },
 }
 
@@ -288,7 +296,7 @@ pub fn check_passage(path: &Path, account: Account) -> Result<(), LayoutError> {
     way.reverse();
     for step in way {
         let meta = fs::metadata(step).map_err(|source| LayoutError::Io { path: step.to_owned(), source })?;
-        if account.uid != 0 && meta.mode() & relevant_digit(&meta, account) == 0 {
+        if !may(account, &meta, 0o1) {
             return Err(LayoutError::NoPassage { path: path.to_owned(), blocker: step.to_owned(), uid: account.uid });
         }
     }
@@ -301,11 +309,32 @@ pub fn check_passage(path: &Path, account: Account) -> Result<(), LayoutError> {
 /// [`LayoutError::NotReadable`] if not.
 pub fn check_readable(path: &Path, account: Account) -> Result<(), LayoutError> {
     let meta = fs::metadata(path).map_err(|source| LayoutError::Io { path: path.to_owned(), source })?;
-    let bit = relevant_digit(&meta, account) * 0o4;
-    if account.uid != 0 && meta.mode() & bit == 0 {
-        return Err(LayoutError::NotReadable { path: path.to_owned(), uid: account.uid });
+    if may(account, &meta, 0o4) {
+        return Ok(());
     }
-    Ok(())
+    Err(LayoutError::NotReadable { path: path.to_owned(), uid: account.uid })
+}
+
+/// Whether `account` may read and write the file at `path`, by owner, group and mode.
+///
+/// # Errors
+/// [`LayoutError::NotWritable`] if not.
+pub fn check_writable(path: &Path, account: Account) -> Result<(), LayoutError> {
+    let meta = fs::metadata(path).map_err(|source| LayoutError::Io { path: path.to_owned(), source })?;
+    if may(account, &meta, 0o6) { Ok(()) } else { Err(LayoutError::NotWritable { path: path.to_owned() }) }
+}
+
+/// Whether the mode of a file gives `account` all of `bits`, one octal digit.
+pub fn may(account: Account, meta: &fs::Metadata, bits: u32) -> bool {
+    let wanted = relevant_digit(meta, account) * bits;
+    account.uid == 0 || meta.mode() & wanted == wanted
+}
+
+/// A path as one word of a command that a person may copy into a shell.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// 1 in the digit of the mode that counts for `account`.
@@ -395,5 +424,36 @@ mod tests {
                 Err(other) => panic!("{other}"),
             }
         }
+    }
+
+    #[test]
+    fn what_an_account_may_not_do_comes_with_the_command_that_mends_it() {
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
+        let file = root.path().join("it's a disk.img");
+        fs::write(&file, "").unwrap();
+        let account = Account { uid: 54_321, gid: 54_321 };
+        let check = |found: Result<(), LayoutError>, expected: &str| {
+            let text = found.map_or_else(|error| error.to_string(), |()| "fine".to_owned());
+            assert_eq!(text.replace(&root.path().display().to_string(), "DIR"), expected);
+        };
+        fs::set_permissions(&file, Permissions::from_mode(0o660)).unwrap();
+        check(
+            check_readable(&file, account),
+            r"user 54321, whom the emulator runs as, may not read DIR/it's a disk.img: run `chmod o+r 'DIR/it'\''s a disk.img'`",
+        );
+        check(
+            check_writable(&file, account),
+            r"DIR/it's a disk.img may not be written by its owner: run `chmod u+rw 'DIR/it'\''s a disk.img'`",
+        );
+        fs::set_permissions(&file, Permissions::from_mode(0o664)).unwrap();
+        check(check_readable(&file, account), "fine");
+        assert!(check_writable(&file, account).is_err());
+        fs::set_permissions(root.path(), Permissions::from_mode(0o750)).unwrap();
+        check(
+            check_passage(root.path(), account),
+            "DIR does not let user 54321 pass, whom the emulator runs as, so DIR is out of its reach: \
+             run `chmod o+x DIR`, or choose a place that others may reach",
+        );
     }
 }

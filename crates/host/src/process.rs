@@ -356,6 +356,8 @@ fn last_words(log: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn program(root: &Path, script: &str) -> Program {
@@ -375,6 +377,27 @@ mod tests {
         let spawned = program(root.path(), "echo first; sleep 0.1; echo no such machine >&2; exit 3").start().unwrap();
         let gone = spawned.process.ended().await;
         assert_eq!(gone.to_string(), "exit status: 3; its last words: first / no such machine");
+    }
+
+    #[tokio::test]
+    async fn an_account_comes_with_nothing_of_ours() {
+        // Only root can change accounts.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let script = "grep -E '^(Uid|Gid|Groups|CapPrm|CapEff|CapAmb):' /proc/self/status | tr -s '\\t \\n' ' '; \
+                      until test -e \"$0\"; do :; done; exit 3";
+        let account = Some(Account { uid: 65_530, gid: 65_531 });
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        let mut program = Program { account, ..program(root.path(), script) };
+        let go_on = root.path().join("go on");
+        program.arguments.push(go_on.clone().into());
+        let spawned = program.start().unwrap();
+        fs::write(go_on, "").unwrap();
+        let expected = "exit status: 3; its last words: Uid: 65530 65530 65530 65530 Gid: 65531 65531 65531 65531 \
+                        Groups: CapPrm: 0000000000000000 CapEff: 0000000000000000 CapAmb: 0000000000000000";
+        assert_eq!(spawned.process.ended().await.to_string(), expected);
     }
 
     #[tokio::test]

@@ -346,7 +346,9 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> R
 /// A directory for one service, on the file system of the guest's images rather than one that may be memory.
 fn scratch() -> Result<tempfile::TempDir> {
     let base = std::env::var_os("SNAPVISOR_SCRATCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    let made = tempfile::Builder::new().prefix("sv-").tempdir_in(base);
+    // Open to passage: if we are root, emulators run under an account of their own.
+    let passable = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    let made = tempfile::Builder::new().prefix("sv-").permissions(passable).tempdir_in(base);
     made.map_err(|source| Error::Io { what: "making a scratch directory".into(), source })
 }
 
