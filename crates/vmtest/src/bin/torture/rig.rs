@@ -201,8 +201,14 @@ impl Rig {
         })?;
         wait_for("the machine to be in a state of rest", SETTLING, || {
             let machine = self.service.json(&["vm", "show", VM])?;
-            let word = machine["state"].as_str().unwrap_or_default();
-            Ok(["off", "saved", "running", "paused"].contains(&word).then_some(()))
+            // Of a QEMU that was killed the daemon hears a moment later.
+            let alive = self.service.qemu_pid(&self.guid)?.is_some();
+            let rests = match machine["state"].as_str().unwrap_or_default() {
+                "off" | "saved" => !alive,
+                "running" | "paused" => alive,
+                _ => false,
+            };
+            Ok(rests.then_some(()))
         })
     }
 
