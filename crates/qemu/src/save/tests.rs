@@ -157,6 +157,17 @@ fn a_paused_guest_stays_paused() {
     }
 }
 
+/// QEMU aborts when it is to leave one of these states for `paused`, so nothing may be begun in them.
+#[test]
+fn a_guest_that_something_else_has_stopped_is_left_alone() {
+    for state in ["io-error", "guest-panicked", "watchdog", "prelaunch", "suspended", "postmigrate"] {
+        let mut qemu = Fake { state, ..qemu() };
+        let failed = qemu.drive(capture(), Trouble::None).unwrap_err();
+        assert_eq!(failed.reason, SaveError::RunState { state: state.to_owned() });
+        assert_eq!((failed.switched, qemu.state), (false, state));
+    }
+}
+
 #[test]
 fn the_pause_is_what_the_events_say() {
     let captured = qemu().drive(capture(), Trouble::None).unwrap();
