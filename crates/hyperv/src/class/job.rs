@@ -51,9 +51,14 @@ fn failed(instance: Instance, failure: &Failure) -> Instance {
     instance
         .with("ErrorCode", code)
         .with("ErrorDescription", failure.full_text())
-        .with("ErrorSummaryDescription", &failure.message)
+        .with("ErrorSummaryDescription", summary(failure))
         .with("OperationalStatus", [6u16])
         .with("StatusDescriptions", ["Error"])
+}
+
+/// The failure on one line: clients put it into a status bar. The last words of an emulator may be many lines.
+fn summary(failure: &Failure) -> &str {
+    failure.message.lines().next().unwrap_or_default()
 }
 
 /// What it is at, or how it ended.
@@ -62,7 +67,7 @@ fn job_status(job: &Job) -> String {
         JobState::Running if job.activity.is_empty() => "Running".to_owned(),
         JobState::Running => job.activity.clone(),
         JobState::Completed => job.report.as_ref().map_or("Completed".to_owned(), completed),
-        JobState::Failed(failure) => format!("Failed: {}", failure.message),
+        JobState::Failed(failure) => format!("Failed: {}", summary(failure)),
         JobState::Terminated => "Terminated".to_owned(),
         JobState::Killed => "Killed".to_owned(),
     }
@@ -99,7 +104,17 @@ fn caption(kind: JobKind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use ledger::failure::Kind;
+
     use super::*;
+
+    #[test]
+    fn a_failure_is_summed_up_on_one_line() {
+        let check = |message: &str, expected: &str| assert_eq!(summary(&Failure::new(Kind::Failed, message)), expected);
+        check("it did not start: no memory\nreally none", "it did not start: no memory");
+        check("short", "short");
+        check("", "");
+    }
 
     #[test]
     fn a_capture_tells_what_it_cost() {
