@@ -30,7 +30,9 @@ pub async fn control(attempt: &Attempt, vm: VmId, action: Control) -> Ending {
         return Ok(quit(attempt, vm).await);
     }
     let found = attempt.machines().find(vm).await;
-    let running = found.map_err(|error| fault::monitor("reach the machine", &error))?;
+    // Who cannot be asked may have done anything meanwhile: the same as an answer that does not come.
+    let unreachable = |error| Failure { kind: Kind::Timeout, ..fault::monitor("reach the machine", &error) };
+    let running = found.map_err(unreachable)?;
     let running = running.ok_or_else(|| fault::no_process(vm))?;
     let _quiet = running.monitor.quiet();
     match action {

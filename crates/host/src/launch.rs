@@ -1,16 +1,17 @@
 //! Starting a machine: fresh, from saved memory, or by adopting the process that is already there.
 //!
 //! ```text
-//!   a process is there ──▶ its guest runs, or can run: adopted
+//!   a process is there ──▶ its guest runs, or is ready to run: adopted
 //!          │ no           └▶ it never began: ended, then
 //!          ▼
 //!   one that nobody recorded is ended, too
 //!          ▼
-//!   Spawned ──connect──▶ Talking ──┬─ fresh: cont ───────────────▶ Running, watched
-//!      │                    │      └─ saved: load the sidecar, cont ──▶ Running, watched
+//!   Spawned ──connect──▶ Talking ──┬─ fresh ───────────────▶ Running, watched
+//!      │                    │      └─ saved: load the sidecar ──▶ Running, watched
 //!      └────────────────────┴──▶ killed, with its last words in the failure
 //! ```
-//! The record of how the process was built is written before the guest runs: a later daemon can always tell.
+//! The guest is let run by an order of its own, when the ledger has on record that it will. The record of how the process
+//! was built is written before: a later daemon can always tell.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,7 +39,7 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a process that is of no use may take to end in order.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Starts the process and the guest.
+/// Starts the process, up to the point where the guest can be let run.
 pub async fn launch(attempt: &Attempt, spec: MachineSpec, memory: Option<MemorySource>) -> Ending {
     if adopt(attempt, &spec).await? {
         return Ok(Outcome::Done);
@@ -54,9 +55,14 @@ pub async fn launch(attempt: &Attempt, spec: MachineSpec, memory: Option<MemoryS
         disk_io: attempt.tools().disk_io,
     };
     let talking = start(attempt, &spec, &build, saved.as_ref()).await?;
-    let activity = if saved.is_some() { "restoring memory" } else { "starting the guest" };
-    attempt.progress(2, 3, activity);
-    match run(attempt, &talking, saved.as_ref().map(|(source, _)| source)).await {
+    let loaded = match &saved {
+        Some((source, _)) => {
+            attempt.progress(2, 3, "restoring memory");
+            load(attempt, &talking, source).await
+        }
+        None => Ok(()),
+    };
+    match loaded {
         Ok(()) => {
             attempt.machines().put(Running::new(spec.vm, talking.process, talking.monitor, build));
             Ok(Outcome::Done)
@@ -89,11 +95,7 @@ async fn adopt(attempt: &Attempt, spec: &MachineSpec) -> Result<bool, Failure> {
         }
     };
     match running.guest_state().await {
-        Ok(GuestState::Running) => Ok(true),
-        Ok(GuestState::Stopped) => {
-            let _quiet = running.monitor.quiet();
-            control::resume(&running.monitor).await.map(|()| true)
-        }
+        Ok(GuestState::Running | GuestState::Stopped) => Ok(true),
         Ok(GuestState::NotBegun) | Err(_) => {
             running.end(END_PATIENCE).await;
             Ok(false)
@@ -151,12 +153,11 @@ async fn start(
     })
 }
 
-/// Lets the guest run, from nothing or from saved memory.
-async fn run(attempt: &Attempt, talking: &Talking, source: Option<&MemorySource>) -> Result<(), Failure> {
-    let Some(source) = source else { return control::resume(&talking.monitor).await };
+/// Loads saved memory; the guest does not run yet.
+async fn load(attempt: &Attempt, talking: &Talking, source: &MemorySource) -> Result<(), Failure> {
     let hands = Hands::new(attempt.layout().clone(), attempt.tools().qemu_img.clone());
     let drive = Drive { monitor: &talking.monitor, hands, cancel: attempt.cancel.clone(), progress: &|_, _| {} };
-    let restored = drive.run(Restore { sidecar: source.path.join(SIDECAR_FILE), resume: true }).await;
+    let restored = drive.run(Restore { sidecar: source.path.join(SIDECAR_FILE), resume: false }).await;
     restored.map(|_| ()).map_err(|error| restore_failure(source, &error))
 }
 

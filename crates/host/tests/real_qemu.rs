@@ -106,6 +106,12 @@ impl World {
         Image { layer: LayerId(Uuid::from_u128(number)), path, format, size: 64 * MIB, private: true }
     }
 
+    /// Starts the process and lets the guest run.
+    async fn start(&mut self, spec: &MachineSpec, memory: Option<&MemorySource>) {
+        assert_eq!(self.run(launch(spec, memory)).await, Ok(Outcome::Done));
+        assert_eq!(self.run(control(Control::Resume)).await, Ok(Outcome::Done));
+    }
+
     /// Takes a moment with memory; the machine then has one layer more.
     async fn capture(&mut self, spec: &mut MachineSpec, number: u128) -> MemorySource {
         let parent = spec.chains[0].images[0].clone();
@@ -202,7 +208,7 @@ async fn a_machine_is_captured_saved_restored_and_ended() {
     let mut world = World::new(root.path()).await;
     let mut spec = machine(&mut world, root.path()).await;
     assert_eq!(world.executor.observe(VM).await, Observation::NoProcess);
-    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    world.start(&spec, None).await;
     assert_eq!(world.executor.observe(VM).await, Observation::Running);
     assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done), "repeating a launch adopts");
 
@@ -235,7 +241,7 @@ async fn a_machine_is_captured_saved_restored_and_ended() {
     assert_eq!(world.executor.observe(VM).await, Observation::NoProcess);
 
     let saved = MemorySource { path, machine };
-    assert_eq!(world.run(launch(&spec, Some(&saved))).await, Ok(Outcome::Done));
+    world.start(&spec, Some(&saved)).await;
     assert_eq!(world.executor.observe(VM).await, Observation::Running);
     // A restored machine can be captured again, and an older moment started after it.
     world.capture(&mut spec, 11).await;
@@ -245,7 +251,7 @@ async fn a_machine_is_captured_saved_restored_and_ended() {
     let overlay = Overlay { slot: DISK, image: image.clone(), parent: spec.chains[0].images[0].clone() };
     assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays: vec![overlay] }).await, Ok(Outcome::Done));
     spec.chains[0].images.insert(0, image);
-    assert_eq!(world.run(launch(&spec, Some(&first))).await, Ok(Outcome::Done));
+    world.start(&spec, Some(&first)).await;
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
     try_script(&first.path);
 }
@@ -292,7 +298,7 @@ async fn layers_are_merged_live_and_at_rest() {
     holds(&images[0], 12, 12);
 
     // Live: 10 is copied up into 11, then the top goes down into 11.
-    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    world.start(&spec, None).await;
     let merge = Effect::Merge { vm: VM, order: order(&spec, 1, MergeDirection::Up), live: true };
     assert_eq!(world.run(merge).await, Ok(Outcome::Merged { stopped: false }));
     spec.chains[0].images.remove(2);
@@ -319,7 +325,7 @@ fn a_machine_outlives_the_daemon_and_is_adopted() {
     let spec = first.block_on(async {
         let mut world = World::new(root.path()).await;
         let spec = machine(&mut world, root.path()).await;
-        assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+        world.start(&spec, None).await;
         spec
     });
     // As if killed: whatever it was doing ends in the middle, and its sockets close.
@@ -362,7 +368,7 @@ async fn an_image_in_use_is_refused() {
     let root = Root::new();
     let mut world = World::new(root.path()).await;
     let spec = machine(&mut world, root.path()).await;
-    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    world.start(&spec, None).await;
     let path = spec.chains[0].images[0].path.clone();
     let failure = world.run(Effect::InspectImage { path, format: None }).await.unwrap_err().failure;
     assert_eq!(failure.kind, Kind::InUse, "{failure}");
@@ -386,7 +392,7 @@ async fn uefi_variables_are_part_of_the_moment() {
     spec.firmware = Firmware::Uefi;
     spec.memory_mib = 128;
     spec.chains.push(Chain { slot: Slot::Nvram, images: vec![nvram.clone()] });
-    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    world.start(&spec, None).await;
 
     let disk = Overlay { slot: DISK, image: world.image(51, Format::Qcow2), parent: spec.chains[0].images[0].clone() };
     let image = Image { size: nvram.size, ..world.image(52, Format::Qcow2) };
@@ -406,7 +412,7 @@ async fn uefi_variables_are_part_of_the_moment() {
         chain.images.insert(0, overlay.image);
     }
     let saved = MemorySource { path: path.clone(), machine };
-    assert_eq!(world.run(launch(&spec, Some(&saved))).await, Ok(Outcome::Done));
+    world.start(&spec, Some(&saved)).await;
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
     try_script(&path);
 }
@@ -430,7 +436,7 @@ async fn the_emulator_runs_without_our_rights() {
 
     let mut world = World::with_account(root.path(), Some(account)).await;
     let mut spec = machine(&mut world, root.path()).await;
-    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    world.start(&spec, None).await;
     let identity = std::fs::read_to_string(world.layout.identity(VM)).unwrap();
     let pid = serde_json::from_str::<serde_json::Value>(&identity).unwrap()["pid"].to_string();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -444,7 +450,7 @@ async fn the_emulator_runs_without_our_rights() {
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
     let merge = Effect::Merge { vm: VM, order: order(&spec, 0, MergeDirection::Down), live: false };
     assert_eq!(world.run(merge).await, Ok(Outcome::Merged { stopped: false }));
-    assert_eq!(world.run(launch(&spec, Some(&saved))).await, Ok(Outcome::Done));
+    world.start(&spec, Some(&saved)).await;
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
 }
 
@@ -453,7 +459,7 @@ async fn a_cancelled_capture_leaves_a_running_machine() {
     let root = Root::new();
     let mut world = World::new(root.path()).await;
     let spec = machine(&mut world, root.path()).await;
-    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    world.start(&spec, None).await;
     let parent = spec.chains[0].images[0].clone();
     let overlays = vec![Overlay { slot: DISK, image: world.image(10, Format::Qcow2), parent }];
     assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone() }).await, Ok(Outcome::Done));
@@ -487,7 +493,7 @@ async fn damaged_memory_is_refused_with_the_emulators_words() {
     let root = Root::new();
     let mut world = World::new(root.path()).await;
     let mut spec = machine(&mut world, root.path()).await;
-    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    world.start(&spec, None).await;
     let saved = world.capture(&mut spec, 10).await;
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
     let sidecar = saved.path.join("devices");
@@ -506,7 +512,7 @@ fn a_capture_cut_off_is_ended_by_the_next_daemon() {
     let (mut spec, overlays) = first.block_on(async {
         let mut world = World::new(root.path()).await;
         let spec = machine(&mut world, root.path()).await;
-        assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+        world.start(&spec, None).await;
         let parent = spec.chains[0].images[0].clone();
         let overlays = vec![Overlay { slot: DISK, image: world.image(10, Format::Qcow2), parent }];
         assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone() }).await, Ok(Outcome::Done));
@@ -540,12 +546,12 @@ async fn an_emulator_that_nobody_recorded_is_ended_by_the_next_launch() {
     let root = Root::new();
     let mut world = World::new(root.path()).await;
     let spec = machine(&mut world, root.path()).await;
-    assert_eq!(world.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    world.start(&spec, None).await;
     // As if the daemon had died between starting the process and writing down which one it is.
     std::fs::remove_file(world.layout.identity(VM)).unwrap();
     let mut next = World::new(root.path()).await;
     assert_eq!(next.executor.observe(VM).await, Observation::NoProcess);
-    assert_eq!(next.run(launch(&spec, None)).await, Ok(Outcome::Done));
+    next.start(&spec, None).await;
     assert_eq!(world.next().await, Event::Machine { vm: VM, change: MachineChange::Gone });
     assert_eq!(next.run(control(Control::Quit)).await, Ok(Outcome::Done));
 }

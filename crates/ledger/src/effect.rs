@@ -207,7 +207,8 @@ pub enum Effect {
         /// Where memory goes.
         memory: MemoryTarget,
     },
-    /// Start the machine's process and the guest. Repeating it adopts a process that already runs the guest.
+    /// Start the machine's process, its memory loaded and the guest not yet running; [`Control::Resume`] lets it. Repeating
+    /// it adopts a process that is ready to run the guest, or runs it.
     Launch {
         /// What to build.
         spec: MachineSpec,

@@ -243,8 +243,11 @@ pub enum Stage {
         /// How the job will end, once nothing is left to tidy.
         end: JobState,
     },
-    /// Starting the process.
+    /// Starting the process, with the guest in it not yet running.
     Launching,
+    /// Letting the guest run. On record before it does: what it writes from then on is not what its saved memory knows of
+    /// the disks, so that memory must never be loaded a second time.
+    LettingRun,
     /// Ending a process that did not start properly.
     AbortingLaunch {
         /// How the job will end.

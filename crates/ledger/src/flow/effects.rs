@@ -36,7 +36,7 @@ pub(super) fn of(state: &State, paths: &Paths, job: &Job) -> Result<Option<Effec
         },
         Stage::Measuring(plan) => measure(state, plan)?,
         Stage::Merging(plan) => merge(state, vm(())?, plan)?,
-        Stage::ResumingAfterMerge { .. } => Effect::Control { vm: job.vm, action: Control::Resume },
+        Stage::ResumingAfterMerge { .. } | Stage::LettingRun => Effect::Control { vm: job.vm, action: Control::Resume },
         Stage::Describing { survivor, .. } => {
             Effect::Describe { moments: spec::moments_above(state, vm(())?, *survivor) }
         }

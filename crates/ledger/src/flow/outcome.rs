@@ -52,10 +52,11 @@ impl Turn<'_> {
                 self.enter(id, Stage::Deleting { paths, end: JobState::Completed });
             }
             (Stage::Deleting { end, .. }, Outcome::Done) => self.deleted(id, vm, end),
-            (Stage::Launching, Outcome::Done) => {
+            (Stage::Launching, Outcome::Done) => self.enter(id, Stage::LettingRun),
+            (Stage::LettingRun, Outcome::Done) => {
                 self.set_power(vm, Power::Running);
                 self.state.update_vm(vm, |vm| vm.saved = None);
-                self.tidy_without_merges(id);
+                self.tidy_without_merges(id, JobState::Completed);
             }
             (Stage::AbortingLaunch { end }, Outcome::Done) => self.launch_undone(id, vm, end),
             (Stage::Saving { memory, power }, Outcome::Saved { report, machine }) => {
@@ -81,7 +82,7 @@ impl Turn<'_> {
         }
     }
 
-    fn failed(&mut self, job: &Job, failure: &EffectFailure) {
+    pub(super) fn failed(&mut self, job: &Job, failure: &EffectFailure) {
         let (id, vm) = (job.id, job.vm);
         let switched = failure.switched;
         let failure = &failure.failure;
@@ -114,6 +115,13 @@ impl Turn<'_> {
             Stage::Describing { paths, .. } => self.enter(id, Stage::Deleting { paths, end: JobState::Completed }),
             Stage::Deleting { paths, end } => self.not_deleted(id, vm, paths, end, failure),
             Stage::Launching => self.enter(id, Stage::AbortingLaunch { end }),
+            Stage::LettingRun => {
+                // The guest may have run and written, unless it is certain that it has not: then its memory is of the past.
+                if matches!(failure.kind, Kind::MachineGone | Kind::Timeout) {
+                    self.state.update_vm(vm, |vm| vm.saved = None);
+                }
+                self.enter(id, Stage::AbortingLaunch { end });
+            }
             Stage::AbortingLaunch { end } => self.launch_undone(id, vm, end),
             Stage::Saving { memory, power } => self.enter(id, Stage::AbortingSave { memory, power, end }),
             Stage::AbortingSave { memory, power, end } => {
@@ -172,7 +180,7 @@ impl Turn<'_> {
     fn launch_undone(&mut self, job: JobId, vm: VmId, end: JobState) {
         let saved = self.state.vms.get(&vm).is_some_and(|vm| vm.saved.is_some());
         self.set_power(vm, if saved { Power::Saved } else { Power::Off });
-        self.end(job, end);
+        self.tidy_without_merges(job, end);
     }
 
     fn controlled(&mut self, job: JobId, vm: VmId, target: PowerTarget) {

@@ -5,6 +5,7 @@
 //! | capturing | undone: how far it came is asked, nothing is guessed |
 //! | saving | undone: the guest runs on |
 //! | preparing a capture of a machine that has since ended | undone |
+//! | letting a guest run whose process has since ended | the guest may have run: its saved memory is forgotten |
 //! | waiting for a shutdown | ends if the machine is gone |
 //! | all others | the effect is repeated |
 
@@ -46,6 +47,10 @@ impl Turn<'_> {
             }
             Stage::PreparingSnapshot(plan) if plan.power.has_process() && found == Observation::NoProcess => {
                 self.capture_undone(job.id, job.vm, &plan, false, interrupted());
+            }
+            Stage::LettingRun if found == Observation::NoProcess => {
+                let text = "the machine's process ended when its guest had just begun to run";
+                self.failed(job, &Failure::new(Kind::MachineGone, text).hint("start the machine again").into());
             }
             Stage::AwaitingShutdown if found == Observation::NoProcess => self.end(job.id, JobState::Completed),
             Stage::AwaitingShutdown => {}

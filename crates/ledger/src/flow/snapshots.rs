@@ -155,7 +155,7 @@ impl Turn<'_> {
         });
         self.adopt_overlays(vm, overlays);
         self.set_power(vm, if snapshot.memory.is_some() { Power::Saved } else { Power::Off });
-        self.tidy_without_merges(job);
+        self.tidy_without_merges(job, JobState::Completed);
     }
 
     /// Removes a snapshot, or it and its descendants, from the record; their files follow.

@@ -33,11 +33,11 @@ impl Turn<'_> {
         }
     }
 
-    /// Deletes what is idle and ends the job: for apply, which must not wait for a merge.
-    pub(super) fn tidy_without_merges(&mut self, job: JobId) {
+    /// Deletes what is idle and ends the job: for apply and start, which must not wait for a merge.
+    pub(super) fn tidy_without_merges(&mut self, job: JobId, end: JobState) {
         let Some(vm) = self.state.jobs.get(&job).map(|job| job.vm) else { return };
         let paths = self.drop_idle(vm);
-        self.enter(job, Stage::Deleting { paths, end: JobState::Completed });
+        self.enter(job, Stage::Deleting { paths, end });
     }
 
     /// Takes idle layers and memories off the record; returns the files that were made for them.

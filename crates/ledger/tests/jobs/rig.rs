@@ -173,7 +173,10 @@ impl Rig {
                 process.running = true;
             }
         }
-        Err(EffectFailure { failure: Failure::new(Kind::Failed, "injected late"), switched })
+        // Whoever has let a guest run and says it failed has had no answer.
+        let resumed = matches!(effect, Effect::Control { action: Control::Resume, .. });
+        let kind = if resumed { Kind::Timeout } else { Kind::Failed };
+        Err(EffectFailure { failure: Failure::new(kind, "injected late"), switched })
     }
 
     fn feed(&mut self, event: Event) -> Option<Reply> {

@@ -3,7 +3,7 @@
 //! It carries out effects the way the host promises to, so that what the driver decides can be checked against what every
 //! snapshot must contain. Content is a map from block number to value; memory is one number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use ledger::effect::{Control, Effect, MachineSpec, MergeDirection, MergeOrder, Overlay};
@@ -35,6 +35,8 @@ pub struct Process {
     pub memory: u32,
     /// Guest not stopped.
     pub running: bool,
+    /// The memory image it was started from.
+    pub origin: Option<PathBuf>,
 }
 
 /// Everything outside the ledger.
@@ -48,6 +50,16 @@ pub struct World {
     pub descriptions: BTreeMap<PathBuf, Vec<PathBuf>>,
     /// Running processes.
     pub processes: BTreeMap<VmId, Process>,
+    /// Memory images that a guest has run from, with the files it wrote to. Started from again on the same files, it would
+    /// find disks that its memory does not know.
+    pub begun: BTreeSet<(PathBuf, Vec<PathBuf>)>,
+}
+
+impl Process {
+    /// The memory image it was started from and the files it writes to.
+    fn pair(&self) -> Option<(PathBuf, Vec<PathBuf>)> {
+        Some((self.origin.clone()?, self.tops.values().cloned().collect()))
+    }
 }
 
 impl World {
@@ -126,10 +138,9 @@ impl World {
                 return Ok(Outcome::Saved { report: CaptureReport::default(), machine: "model".into() });
             }
             Effect::Launch { spec, memory } => {
-                let tops = spec.chains.iter().map(|chain| (chain.slot, chain.images[0].path.clone())).collect();
-                let memory = memory.as_ref().map_or(0, |source| self.memories[&source.path]);
-                let process = self.processes.entry(spec.vm).or_insert(Process { tops, memory, running: true });
-                process.running = true;
+                if !self.processes.contains_key(&spec.vm) {
+                    self.launch(spec, memory.as_ref().map(|source| source.path.clone()));
+                }
             }
             Effect::Control { vm, action } => self.control(*vm, *action)?,
             Effect::Measure { images } => {
@@ -145,6 +156,16 @@ impl World {
             Effect::Delete { paths } => paths.iter().for_each(|path| self.delete(path)),
         }
         Ok(Outcome::Done)
+    }
+
+    fn launch(&mut self, spec: &MachineSpec, origin: Option<PathBuf>) {
+        let tops = spec.chains.iter().map(|chain| (chain.slot, chain.images[0].path.clone())).collect();
+        let memory = origin.as_ref().map_or(0, |path| self.memories[path]);
+        let process = Process { tops, memory, running: false, origin };
+        if let Some(pair) = process.pair() {
+            assert!(!self.begun.contains(&pair), "the guest has run from {pair:?} before");
+        }
+        self.processes.insert(spec.vm, process);
     }
 
     fn delete(&mut self, path: &Path) {
@@ -165,7 +186,10 @@ impl World {
         let process = self.processes.get_mut(&vm).ok_or_else(gone)?;
         match action {
             Control::Pause => process.running = false,
-            Control::Resume => process.running = true,
+            Control::Resume => {
+                process.running = true;
+                self.begun.extend(process.pair());
+            }
             Control::Reset => process.memory = 0,
             Control::PowerButton | Control::Quit => {}
         }
