@@ -134,13 +134,13 @@ fn raw_size(path: &Path, head: &[u8], length: u64) -> Result<u64, Failure> {
         return Ok(length);
     }
     Err(invalid(path, "was to be attached as raw, but begins like a qcow2 image")
-        .hint("attach it as qcow2; if its guest really wrote that header, convert it to qcow2 first"))
+        .hint("give it a name that ends in .qcow2; if its guest really wrote that header, convert it to qcow2 first"))
 }
 
 fn bad_qcow2(path: &Path, error: &Qcow2Error) -> Failure {
     let failure = invalid(path, &format!("cannot be attached as qcow2: {error}"));
     match error {
-        Qcow2Error::NotQcow2 => failure.hint("attach it as raw, if that is what it is"),
+        Qcow2Error::NotQcow2 => failure.hint("if it is raw, give it a name that ends in .raw or .img"),
         Qcow2Error::Unsupported { .. } => {
             failure.hint("make a plain copy with `qemu-img convert -O qcow2` and attach that")
         }
@@ -172,7 +172,8 @@ fn format_by_name(path: &Path) -> Result<Format, Failure> {
     match extension.to_ascii_lowercase().as_str() {
         "qcow2" => Ok(Format::Qcow2),
         "raw" | "img" => Ok(Format::Raw),
-        _ => Err(invalid(path, "does not tell its format by its name").hint("say whether it is qcow2 or raw")),
+        _ => Err(invalid(path, "does not tell its format by its name")
+            .hint("give it, or a link to it, a name that ends in .qcow2 or, if it is raw, in .raw or .img")),
     }
 }
 
@@ -266,10 +267,10 @@ mod tests {
         folder.raw("odd.img", SIZE + 1);
         folder.raw("fake.qcow2", SIZE);
         folder.check("plain.qcow2", Some(Format::Raw), expect![[r#"
-            InvalidParameter: DIR/plain.qcow2 was to be attached as raw, but begins like a qcow2 image: attach it as qcow2; if its guest really wrote that header, convert it to qcow2 first
+            InvalidParameter: DIR/plain.qcow2 was to be attached as raw, but begins like a qcow2 image: give it a name that ends in .qcow2; if its guest really wrote that header, convert it to qcow2 first
         "#]]);
         folder.check("fake.qcow2", None, expect![[r#"
-            InvalidParameter: DIR/fake.qcow2 cannot be attached as qcow2: not a qcow2 image: attach it as raw, if that is what it is
+            InvalidParameter: DIR/fake.qcow2 cannot be attached as qcow2: not a qcow2 image: if it is raw, give it a name that ends in .raw or .img
         "#]]);
         folder.check(
             "self.qcow2",
@@ -310,8 +311,8 @@ mod tests {
             "disk",
             None,
             expect![[r#"
-            InvalidParameter: DIR/disk does not tell its format by its name: say whether it is qcow2 or raw
-        "#]],
+                InvalidParameter: DIR/disk does not tell its format by its name: give it, or a link to it, a name that ends in .qcow2 or, if it is raw, in .raw or .img
+            "#]],
         );
         folder.check(
             "",

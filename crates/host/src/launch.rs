@@ -19,6 +19,7 @@ use std::time::Duration;
 use ledger::effect::{MachineSpec, MemorySource};
 use ledger::event::Outcome;
 use ledger::failure::{Failure, Kind};
+use ledger::vm;
 use qemu::launch::{Memory, Start};
 use qemu::restore::{Restore, RestoreError};
 use qemu::save::SIDECAR_FILE;
@@ -32,6 +33,7 @@ use crate::hands::Hands;
 use crate::machines::{Build, GuestState, Running};
 use crate::process::{self, Program, Talking, listen_on_standard_input};
 use crate::spec::{self, SavedMachine, Surroundings};
+use crate::tap;
 
 /// How long an emulator may take until it greets us. It allocates no memory before the guest touches it.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -109,6 +111,13 @@ async fn prepare(attempt: &Attempt, spec: &MachineSpec, memory: Option<PathBuf>)
     let work = move || {
         layout.create_vm(spec.vm)?;
         disk::hand_over_images(&layout, spec.chains.iter().flat_map(|chain| &chain.images))?;
+        if let Some(account) = layout.account() {
+            for nic in &spec.nics {
+                if let vm::Network::Tap(name) = &nic.network {
+                    tap::check(name, account)?;
+                }
+            }
+        }
         if let Some(directory) = memory {
             disk::hand_over_memory(&layout, &directory)?;
         }

@@ -37,6 +37,7 @@ mod manifest;
 mod merge;
 mod moment;
 mod spec;
+mod tap;
 
 /// The host's clock: microseconds since 1970-01-01T00:00:00Z.
 pub fn now() -> ledger::state::Timestamp {
