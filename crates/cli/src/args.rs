@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::units::MemorySize;
@@ -15,7 +16,7 @@ pub const EXIT_CODES: &str = "Exit status:
   1  failed
   2  the command line makes no sense
   3  no such machine, snapshot or job
-  4  refused: not in a state that allows it
+  4  refused: the daemon will not, or not in the present state
   5  the daemon cannot be reached";
 
 /// Options of every client command.
@@ -114,8 +115,9 @@ pub struct VmAction {
 #[derive(Args, Debug)]
 pub struct VmCreate {
     /// Name to show
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Disk image, qcow2 or raw by its file name; may be given several times
+    /// Disk image, *.qcow2 or, if raw, *.raw or *.img; may be given several times
     #[arg(long = "disk", value_name = "PATH")]
     pub disks: Vec<PathBuf>,
     /// Memory, such as 512M or 2G
@@ -158,7 +160,7 @@ pub struct VmSet {
     /// Name or GUID of the machine
     pub vm: String,
     /// New name
-    #[arg(group = "changes", long)]
+    #[arg(group = "changes", long, value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// New notes
     #[arg(group = "changes", long, value_name = "TEXT")]
@@ -195,6 +197,7 @@ pub enum Snapshot {
         #[expect(missing_docs, reason = "clap would show it as help")]
         snapshot: SnapshotName,
         /// The new name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         new_name: String,
     },
     /// Change the notes of a snapshot
@@ -235,12 +238,13 @@ pub struct SnapshotCreate {
     /// Name or GUID of the machine
     pub vm: String,
     /// Name of the snapshot; made of the machine's name and the time if absent
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// Without memory, whatever the machine's snapshot kind says
     #[arg(long)]
     pub disk_only: bool,
-    /// Free text
-    #[arg(long, value_name = "TEXT")]
+    /// Free text; set when the snapshot has been taken, so somebody has to wait for that
+    #[arg(long, value_name = "TEXT", conflicts_with = "no_wait")]
     pub notes: Option<String>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as help")]
@@ -428,6 +432,11 @@ mod tests {
                 r#"Snapshot(Rename { snapshot: SnapshotName { snapshot: "before", vm: None }, new_name: "after" })"#
             ]],
         );
+        check(
+            "snapshot create web --no-wait --notes gone",
+            &expect!["error: the argument '--no-wait' cannot be used with '--notes <TEXT>'"],
+        );
+        check("vm create ", &expect!["error: a value is required for '<NAME>' but none was supplied"]);
         check("job cancel 1F --now", &expect![[r#"Job(Cancel { job: "1F", now: true })"#]]);
     }
 }

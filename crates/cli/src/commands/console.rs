@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::instance_id;
 use crate::output::Output;
 use crate::session::{Session, wql_quoted};
-use crate::show::printable;
+use crate::show::{printable, word};
 
 /// Ctrl-], as in telnet and in most consoles of machines.
 const ESCAPE: u8 = 0x1D;
@@ -33,7 +33,7 @@ pub fn run(session: &mut Session, typed: &str) -> Result<Output> {
     let path = path.ok_or_else(|| Error::new(Kind::Refused, format!("{} has no console", vm.name)))?;
     if !vm.is_on() {
         return Err(Error::new(Kind::Refused, format!("{} is {}, so nobody is at its console", vm.name, vm.state))
-            .hint(format!("`snapvisor vm start {}` starts it", vm.name)));
+            .hint(format!("`snapvisor vm start {}` starts it", word(&vm.name))));
     }
     let failed = |error: io::Error| {
         Error::new(Kind::Failed, format!("the console of {} at {path} cannot be used: {error}", vm.name))

@@ -1,13 +1,16 @@
 //! `snapvisor job …`
 
+use std::collections::HashMap;
+
 use cim::op::Argument;
+use serde::Serialize;
 use serde_json::json;
 
 use super::lookup::{self, zone};
 use crate::args;
 use crate::error::Result;
 use crate::find;
-use crate::model::{CaptureReport, Job};
+use crate::model::{CaptureReport, Job, Vm};
 use crate::output::Output;
 use crate::session::{Called, Session, class};
 use crate::show::printable;
@@ -44,19 +47,30 @@ pub fn run(session: &mut Session, command: args::Job) -> Result<Output> {
 
 fn list(session: &mut Session) -> Result<Output> {
     let jobs = lookup::jobs(session)?;
-    Ok(Output::new(table(&jobs, &zone()), &jobs))
+    let mut machines = if jobs.is_empty() { HashMap::new() } else { lookup::machines_of_jobs(session)? };
+    let listed = jobs.into_iter().map(|job| Listed { vm: machines.remove(&job.id), job }).collect::<Vec<_>>();
+    Ok(Output::new(table(&listed, &zone()), &listed))
 }
 
-fn table(jobs: &[Job], zone: &jiff::tz::TimeZone) -> String {
+/// A job with the machine it works on, if that is still there.
+#[derive(Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    job: Job,
+    vm: Option<Vm>,
+}
+
+fn table(jobs: &[Listed], zone: &jiff::tz::TimeZone) -> String {
     let mut table = Table::new(&[
         ("JOB", Align::Left),
         ("SUBMITTED", Align::Left),
         ("TOOK", Align::Right),
         ("%", Align::Right),
         ("STATE", Align::Left),
+        ("MACHINE", Align::Left),
         ("WHAT", Align::Left),
     ]);
-    for job in jobs {
+    for Listed { job, vm } in jobs {
         let submitted = job.submitted.map(|time| units::moment(time.0, zone)).unwrap_or_default();
         let what = match (&job.error, job.is_over()) {
             (Some(error), _) => format!("{}: {}", job.title, error.message),
@@ -64,7 +78,8 @@ fn table(jobs: &[Job], zone: &jiff::tz::TimeZone) -> String {
             (None, true) => job.title.clone(),
         };
         let took = units::duration(job.elapsed_us);
-        table.row([job.id.clone(), submitted, took, job.percent.to_string(), job.state.to_owned(), what]);
+        let vm = vm.as_ref().map(|vm| vm.name.clone()).unwrap_or_default();
+        table.row([job.id.clone(), submitted, took, job.percent.to_string(), job.state.to_owned(), vm, what]);
     }
     table.render()
 }
@@ -139,13 +154,17 @@ mod tests {
         let error = JobError { code: 32768, message: "the disk is full".to_owned(), hint: None };
         let failed = Job { error: Some(error), ..job("BBBB", "failed") };
         let done = Job { percent: 100, elapsed_us: 90, ..job("CCCC", "completed") };
+        let vm = Vm { id: "V".to_owned(), name: "web".to_owned(), state: "running", activity: None, uptime_ms: 0 };
+        let machines = [Some(vm.clone()), Some(vm), None];
+        let listed = [job("AAAA", "running"), failed, done].into_iter().zip(machines);
+        let listed = listed.map(|(job, vm)| Listed { job, vm }).collect::<Vec<_>>();
         expect![[r#"
-            JOB   SUBMITTED             TOOK    %  STATE      WHAT
-            AAAA  1970-01-01 00:00:00  1.2 s   40  running    Taking Snapshot: writing memory
-            BBBB  1970-01-01 00:00:00  1.2 s   40  failed     Taking Snapshot: the disk is full
-            CCCC  1970-01-01 00:00:00  90 µs  100  completed  Taking Snapshot
+            JOB   SUBMITTED             TOOK    %  STATE      MACHINE  WHAT
+            AAAA  1970-01-01 00:00:00  1.2 s   40  running    web      Taking Snapshot: writing memory
+            BBBB  1970-01-01 00:00:00  1.2 s   40  failed     web      Taking Snapshot: the disk is full
+            CCCC  1970-01-01 00:00:00  90 µs  100  completed           Taking Snapshot
         "#]]
-        .assert_eq(&table(&[job("AAAA", "running"), failed, done], &jiff::tz::TimeZone::UTC));
+        .assert_eq(&table(&listed, &jiff::tz::TimeZone::UTC));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Reading machines, snapshots and jobs, and finding the ones that are meant.
 
+use std::collections::HashMap;
+
 use cim::op::{Argument, Target};
+use wsman::client::Bag;
 
 use crate::args::SnapshotName;
 use crate::error::{Kind, Result};
 use crate::find::{self, Named};
 use crate::model::{self, Job, Role, Settings, Vm};
-use crate::session::{Session, class, wql_quoted};
+use crate::session::{Session, class, key_text, wql_quoted};
 
 impl Named for Vm {
     const WHAT: &'static str = "machine";
@@ -138,6 +141,18 @@ pub fn jobs(session: &mut Session) -> Result<Vec<Job>> {
     let mut jobs: Vec<Job> = rows.iter().filter_map(Job::read).collect();
     jobs.sort_by(|a, b| (a.submitted, &a.id).cmp(&(b.submitted, &b.id)));
     Ok(jobs)
+}
+
+/// The machine of each job, by the job's GUID. A machine that has been removed since is not there.
+pub fn machines_of_jobs(session: &mut Session) -> Result<HashMap<String, Vm>> {
+    let vms = vms(session)?;
+    let links = session.query("SELECT * FROM Msvm_AffectedJobElement")?;
+    let pair = |link: &Bag| {
+        let job = key_text(link.reference("AffectingElement")?, "InstanceID")?;
+        let vm = key_text(link.reference("AffectedElement")?, "Name")?;
+        Some((job, vms.iter().find(|known| known.id == vm)?.clone()))
+    };
+    Ok(links.iter().filter_map(pair).collect())
 }
 
 /// A machine as the target of a call.

@@ -15,9 +15,9 @@ use crate::error::{Error, Kind, Result};
 use crate::model::{Role, Settings, Vm, instance_id};
 use crate::output::Output;
 use crate::session::{Session, embedded, wql_quoted};
-use crate::show::printable;
 use crate::show::table::fields;
 use crate::show::tree::{self, Node};
+use crate::show::{printable, word};
 use crate::units;
 
 /// `SnapshotType`: what the machine's snapshot kind says.
@@ -66,10 +66,7 @@ fn create(session: &mut Session, wanted: &SnapshotCreate) -> Result<Output> {
     arguments.push(text("SnapshotType", if wanted.disk_only { DISKS } else { FULL }));
     let called = session.invoke(snapshot_service(), "CreateSnapshot", arguments)?;
     if wanted.wait.no_wait {
-        let hint = wanted.notes.as_ref().map(|_| "notes are not set when nobody waits; use `snapvisor snapshot notes`");
-        let mut output = settle(session, &called, wanted.wait, "")?;
-        output.text.extend(hint.map(|hint| format!("hint: {hint}\n")));
-        return Ok(output);
+        return settle(session, &called, wanted.wait, "");
     }
     let job = finish(session, &called)?
         .ok_or_else(|| Error::new(Kind::Failed, "the daemon began no job for the snapshot"))?;
@@ -112,6 +109,7 @@ fn list(session: &mut Session, typed: &str) -> Result<Output> {
     for snapshot in settings.iter_mut().filter(|one| one.role != Role::Machine) {
         lookup::measure(session, snapshot)?;
     }
+    settings.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
     let here = settings.iter().find(|one| one.role == Role::Machine).and_then(|own| own.parent.clone());
     let snapshots: Vec<&Settings> = settings.iter().filter(|one| one.role != Role::Machine).collect();
     let listed = snapshots.iter().map(|settings| Listed {
@@ -225,7 +223,7 @@ fn apply(session: &mut Session, apply: &SnapshotApply) -> Result<Output> {
                 format!("{} is {}, and applying a snapshot replaces its state", vm.name, vm.state),
             )
             .hint("--force turns it off first; what it is doing now is lost")
-            .hint(format!("to keep it, take a snapshot before: `snapvisor snapshot create {}`", vm.name)));
+            .hint(format!("to keep it, take a snapshot before: `snapvisor snapshot create {}`", word(&vm.name))));
         }
         turn_off(session, &vm)?;
     }

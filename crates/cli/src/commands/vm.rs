@@ -13,8 +13,8 @@ use crate::error::{Error, Kind, Result};
 use crate::model::{Role, Settings, Vm, instance_id};
 use crate::output::Output;
 use crate::session::{Session, embedded, wql_quoted};
-use crate::show::printable;
 use crate::show::table::{Align, Table, fields};
+use crate::show::{printable, word};
 use crate::units::{self, MemorySize};
 
 /// `RequestedState`
@@ -40,7 +40,7 @@ pub fn run(session: &mut Session, command: args::Vm) -> Result<Output> {
         args::Vm::Resume(action) => resume(session, &action),
         args::Vm::Save(action) => request(session, &action, SAVE, "is saved"),
         args::Vm::Reset(action) => request(session, &action, RESET, "was reset"),
-        args::Vm::Shutdown(action) => request(session, &action, SHUT_DOWN, "has been asked to shut down"),
+        args::Vm::Shutdown(action) => request(session, &action, SHUT_DOWN, "has shut down"),
         args::Vm::Console { vm } => console::run(session, &vm),
         args::Vm::Delete(delete) => remove(session, &delete),
         args::Vm::Set(set) => change(session, &set),
@@ -205,7 +205,7 @@ fn resume(session: &mut Session, action: &args::VmAction) -> Result<Output> {
     let vm = lookup::vm(session, &action.vm)?;
     if !vm.is_on() {
         return Err(Error::new(Kind::Refused, format!("{} is {}, not paused", vm.name, vm.state))
-            .hint(format!("`snapvisor vm start {}` starts it", vm.name)));
+            .hint(format!("`snapvisor vm start {}` starts it", word(&vm.name))));
     }
     change_state(session, &vm, START, action.wait, &format!("{} runs", printable(&vm.name)))
 }

@@ -18,6 +18,16 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// A name as one word of a command that the reader may copy into a shell.
+pub fn word(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_-.,:@%+/=".contains(c);
+    if !name.is_empty() && name.chars().all(plain) {
+        name.to_owned()
+    } else {
+        format!("'{}'", name.replace('\'', r"'\''"))
+    }
+}
+
 /// Columns a text takes in a terminal: two for East Asian wide characters and emoji, none for combining marks.
 pub fn width(text: &str) -> usize {
     text.chars().map(char_width).sum()
@@ -50,6 +60,12 @@ pub fn push_padded(out: &mut String, text: &str, columns: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_become_words_of_a_shell() {
+        let words = ["web-1", "日本", "two words", "it's", "$(x)", ""].map(word);
+        assert_eq!(words, ["web-1", "日本", "'two words'", r"'it'\''s'", "'$(x)'", "''"]);
+    }
 
     #[test]
     fn hostile_names_are_defused_and_widths_counted() {
