@@ -13,7 +13,7 @@ use super::Turn;
 use crate::event::Observation;
 use crate::failure::{Failure, Kind};
 use crate::id::VmId;
-use crate::job::{Job, JobKind, JobState, Stage};
+use crate::job::{Job, JobState, Stage};
 use crate::vm::Power;
 
 impl Turn<'_> {
@@ -59,12 +59,10 @@ impl Turn<'_> {
     }
 }
 
-/// The power state to go on from. A job that had stopped the guest will let it run again, so a stop is only believed
-/// where no job explains it.
+/// The power state to go on from. A stage that had stopped the guest will let it run again, so a stop is only believed
+/// where no stage explains it.
 fn observed_power(recorded: Power, saved: bool, found: Observation, job: Option<&Job>) -> Power {
-    let explained = job.is_some_and(|job| {
-        matches!(job.kind, JobKind::CreateSnapshot | JobKind::DestroySnapshot | JobKind::Merge | JobKind::Resume)
-    });
+    let explained = job.is_some_and(|job| stops_for_a_while(&job.stage));
     match (found, recorded) {
         // These jobs decide themselves what to make of the process.
         (_, Power::Starting) if job.is_some() => Power::Starting,
@@ -76,4 +74,12 @@ fn observed_power(recorded: Power, saved: bool, found: Observation, job: Option<
         (Observation::Running, _) => Power::Running,
         (Observation::Unusable, power) => power,
     }
+}
+
+/// Whether the guest may stand still in this stage, and goes on when the job does.
+fn stops_for_a_while(stage: &Stage) -> bool {
+    matches!(
+        stage,
+        Stage::Capturing(_) | Stage::AbortingCapture { .. } | Stage::Merging(_) | Stage::ResumingAfterMerge { .. }
+    )
 }

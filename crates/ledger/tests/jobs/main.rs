@@ -318,6 +318,28 @@ fn parents_follow_the_worked_example() {
     assert_eq!((machine(&scene).parent, machine(&scene).power), (None, Power::Running));
 }
 
+/// A merge that was left over is taken up by whichever job comes next, and that job's guest stops for it, too.
+#[test]
+fn a_guest_stopped_for_a_left_over_merge_runs_again() {
+    let before = parse("on w0:1 save snap:A snap:B on w1:2 w2:2 snap:C w3:3");
+    for failing in 0..5 {
+        for crash in 0..6 {
+            let mut scene = Scene::new(Fault::None);
+            scene.run(&before, "before");
+            scene.rig.fault = Fault::EffectFails(scene.rig.effects + failing);
+            scene.run(&[Destroy("C")], "left over");
+            let power = |scene: &Scene| scene.rig.state().vms.values().next().unwrap().power;
+            // Paused if it was the order to run on that failed.
+            let expected = power(&scene);
+            scene.rig.fault = Fault::CrashAfterEffect(scene.rig.effects + crash);
+            // B needs the memory still, so that there is nothing to delete and the merge comes first.
+            let context = format!("failing {failing}, crash {crash}");
+            scene.run(&[Clear("A")], &context);
+            assert_eq!(power(&scene), expected, "{context}");
+        }
+    }
+}
+
 #[test]
 fn the_users_image_is_merged_into_and_stays() {
     let mut scene = Scene::new(Fault::None);

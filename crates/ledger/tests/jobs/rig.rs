@@ -14,6 +14,7 @@ use ledger::paths::Paths;
 use ledger::record::{Commit, StoreError, Stored};
 use ledger::request::{Reply, Request};
 use ledger::state::Timestamp;
+use ledger::vm::Power;
 
 use super::world::{Content, World};
 
@@ -306,6 +307,9 @@ impl Rig {
             for (slot, layer) in machine.settings.layers() {
                 assert_eq!(process.tops[&slot], self.path(layer), "{context}: the live top");
             }
+            // Who is told that an order failed cannot know that it was carried out.
+            let told = !matches!(self.fault, Fault::EffectFailsLate(_));
+            assert!((machine.power == Power::Running) == process.running || !told, "{context}: {:?}", machine.power);
         }
         assert_eq!(
             state.vms.get(&vm).is_some_and(|vm| vm.power.has_process()),
