@@ -257,6 +257,10 @@ async fn give_up(what: &str, directory: Option<PathBuf>, failed: &CaptureFailed)
     if failure.kind == Kind::NoSpace {
         failure = failure.hint("free some space or delete snapshots, then try again; the guest was not harmed");
     }
+    if failure.kind == Kind::MachineGone {
+        failure.message = format!("could not {what}: the machine's process ended in the middle");
+        return EffectFailure { failure: failure.hint("start the machine again"), switched: failed.switched };
+    }
     if let Some(stuck) = &failed.stuck {
         failure.message = format!("{}; and the guest could not be brought to run again: {stuck}", failure.message);
         failure = failure.hint("resume the machine by hand, or turn it off and on");
