@@ -7,12 +7,15 @@
 //! A commit is one transaction: the revision is compared, the records are written, the revision grows. Write-ahead
 //! logging with `synchronous=FULL` makes SQLite call `fsync` on the log before a transaction counts, so what is
 //! confirmed survives a power cut (SQLite documentation, "PRAGMA synchronous"). The lock is `flock` on a file beside
-//! the database: the kernel gives it back when the daemon dies, however it dies.
+//! the database: the kernel gives it back when the daemon dies, however it dies. A daemon that dies while it starts a
+//! process leaves a copy of itself that is about to become that process and shares the lock until then. So the lock is waited
+//! for a little, and who has it knows that no such copy is left.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ledger::record::{Commit, Store, StoreError, Stored};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
@@ -22,6 +25,12 @@ use crate::layout::Layout;
 
 /// Version of the tables below, in SQLite's `user_version`. The bodies have a version of their own.
 const SCHEMA_VERSION: i64 = 1;
+
+/// How long the lock is waited for: copies of a dead daemon live for milliseconds, on a busy machine for some more.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two tries to take the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 const SCHEMA: &str = "
     CREATE TABLE record (kind TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, id)) STRICT;
@@ -178,12 +187,16 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<i64> {
 fn take_lock(path: &Path, directory: &Path) -> Result<File, OpenError> {
     let wrap = |source: std::io::Error| OpenError::Lock { path: path.to_owned(), source };
     let mut file = create_private(path).map_err(wrap)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            return Err(OpenError::Locked { directory: directory.to_owned(), holder: read_holder(&mut file) });
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => std::thread::sleep(LOCK_PAUSE),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(OpenError::Locked { directory: directory.to_owned(), holder: read_holder(&mut file) });
+            }
+            Err(error) => return Err(wrap(error.into())),
         }
-        Err(error) => return Err(wrap(error.into())),
     }
     let write = |file: &mut File| {
         file.set_len(0)?;
@@ -273,6 +286,22 @@ mod tests {
         assert!(text.contains(&format!("the daemon with process id {}:", std::process::id())), "{text}");
         drop(first);
         SqliteStore::open(&layout).unwrap();
+    }
+
+    /// A process that inherited the lock, as one does between its fork and its exec, outlives the daemon by a moment.
+    #[test]
+    fn the_lock_of_a_daemon_that_died_while_it_started_a_process_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path());
+        let first = SqliteStore::open(&layout).unwrap();
+        let inherited = first._lock.try_clone().unwrap();
+        let mut cat = std::process::Command::new("cat");
+        let mut child = cat.stdin(std::process::Stdio::piped()).stdout(inherited).spawn().unwrap();
+        // The command keeps a copy of what it gave the child.
+        drop((first, cat));
+        drop(child.stdin.take());
+        SqliteStore::open(&layout).unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
