@@ -62,7 +62,9 @@ mod tests {
         for (name, owner) in [("mine", Some("1000")), ("open", Some("-1")), ("theirs", Some("7")), ("eth0", None)] {
             let directory = root.path().join(name);
             fs::create_dir(&directory).unwrap();
-            owner.map(|owner| fs::write(directory.join("owner"), format!("{owner}\n")).unwrap());
+            if let Some(owner) = owner {
+                fs::write(directory.join("owner"), format!("{owner}\n")).unwrap();
+            }
         }
         let check = |name, expected: Expect| {
             let found = check_interface(root.path(), name, Account { uid: 1000, gid: 1000 });
