@@ -1,7 +1,7 @@
 //! Two layers become one, inside the machine's process or inside a storage daemon started for the purpose.
 //!
 //! A storage daemon that an earlier daemon of ours left behind is ended before a new one starts: it holds the locks of
-//! the files, and its job is of no use to us. What it had copied stays valid, as the order promises.
+//! the files, and its job is of no use to us. So is one that nobody had the time to record. What it had copied stays valid, as the order promises.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::drive::Drive;
 use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::hands::Hands;
-use crate::process::{Process, Program, Talking, listen_on_standard_input};
+use crate::process::{self, Process, Program, Talking, listen_on_standard_input};
 use crate::qmp_socket::Monitor;
 use crate::spec;
 
@@ -84,7 +84,8 @@ async fn start_storage_daemon(attempt: &Attempt, vm: VmId) -> Result<Talking, Fa
     let layout = attempt.layout();
     let socket = layout.merge_qmp(vm);
     let chardev = format!("socket,id=qmp,path={},server=on,wait=off", socket.display());
-    let arguments = ["--chardev", &chardev, "--monitor", "chardev=qmp"].map(str::to_owned).to_vec();
+    let mark = format!("null,{}", mark(vm));
+    let arguments = ["--chardev", &mark, "--chardev", &chardev, "--monitor", "chardev=qmp"].map(str::to_owned).to_vec();
     let program = Program {
         path: attempt.tools().storage_daemon.clone(),
         arguments: listen_on_standard_input(arguments, &socket),
@@ -106,6 +107,13 @@ async fn end_left_over(attempt: &Attempt, vm: VmId) {
         tracing::info!(%vm, pid = process.pid(), "ending the storage daemon of an earlier merge");
         process.kill().await;
     }
+    process::end_strays(&mark(vm)).await;
+}
+
+/// In the command line of a machine's storage daemon and in no other: the id of a device that swallows what it is given,
+/// which is the one thing that a storage daemon can have a name in.
+fn mark(vm: VmId) -> String {
+    format!("id=merge-{vm}")
 }
 
 async fn hand_over(attempt: &Attempt, order: &MergeOrder) -> Result<(), Failure> {

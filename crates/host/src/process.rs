@@ -257,16 +257,16 @@ impl Process {
     }
 }
 
-/// Ends every process whose command line holds `mark`, a text that only one machine's emulator has.
+/// Ends every process whose command line holds `mark`, a text that only one machine's emulator or storage daemon has.
 ///
 /// Between the start of a process and the record of it a daemon may die; such a process never runs a guest, because
-/// that is ordered later, but it holds the locks of the disks.
+/// that is ordered later, but an emulator holds the locks of the disks, and a storage daemon would wait for ever.
 pub async fn end_strays(mark: &str) {
     for pid in pids_with(mark) {
         let Ok(handle) = Identity::of(pid).and_then(Handle::open) else { continue };
         // Looked at again with a hold on it: now it is this process that has the mark, and no other.
         if has_mark(pid, mark) {
-            tracing::warn!(pid, "ending an emulator that nobody recorded");
+            tracing::warn!(pid, "ending a process that nobody recorded");
             handle.kill();
             handle.ended().await;
         }

@@ -555,3 +555,24 @@ async fn an_emulator_that_nobody_recorded_is_ended_by_the_next_launch() {
     assert_eq!(world.next().await, Event::Machine { vm: VM, change: MachineChange::Gone });
     assert_eq!(next.run(control(Control::Quit)).await, Ok(Outcome::Done));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_daemon_that_nobody_recorded_is_ended_by_the_next_merge() {
+    let root = Root::new();
+    let mut world = World::new(root.path()).await;
+    let mut spec = machine(&mut world, root.path()).await;
+    let (image, parent) = (world.image(10, Format::Qcow2), spec.chains[0].images[0].clone());
+    let overlays = vec![Overlay { slot: DISK, image: image.clone(), parent }];
+    assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays }).await, Ok(Outcome::Done));
+    spec.chains[0].images.insert(0, image);
+    let merge = Effect::Merge { vm: VM, order: order(&spec, 0, MergeDirection::Down), live: false };
+    // As if the daemon had died between starting the process and writing down which one it is.
+    let arguments = ["--chardev", &format!("null,id=merge-{VM}"), "--nbd-server"];
+    let socket = format!("addr.type=unix,addr.path={}", text(&root.path().join("nbd")));
+    let mut stray = Command::new("qemu-storage-daemon").args(arguments).arg(socket).spawn().unwrap();
+    assert_eq!(world.run(merge).await, Ok(Outcome::Merged { stopped: false }));
+    let ended = stray.try_wait().unwrap();
+    // Fails only if it has ended, as it should.
+    let _ = stray.kill();
+    assert!(ended.is_some(), "it still runs");
+}
