@@ -63,9 +63,8 @@ pub fn images(rig: &Rig) -> Result<()> {
 /// If one too many stays, or the machine has none.
 pub fn processes(rig: &Rig) -> Result<()> {
     let expected = usize::from(rig.world()?.power.has_process());
-    let ours = rig.service.directory().display().to_string();
     wait_for("the processes that should be there, and no others", ENDING, || {
-        let (emulators, storage) = (running("qemu-system", &ours)?, running("qemu-storage-daemon", &ours)?);
+        let (emulators, storage) = (running("qemu-system", &rig.guid)?, running("qemu-storage-daemon", &rig.guid)?);
         Ok((emulators == expected && storage == 0).then_some(()))
     })
 }
@@ -119,14 +118,14 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(listing.flatten().map(|entry| entry.path()).collect())
 }
 
-/// How many processes of a program have `ours` in their arguments.
-fn running(program: &str, ours: &str) -> Result<usize> {
+/// How many processes of a program name the machine in their arguments.
+fn running(program: &str, guid: &str) -> Result<usize> {
     let listing =
         std::fs::read_dir("/proc").map_err(|source| Error::Io { what: "listing processes".into(), source })?;
     let lines = listing.flatten().map(|entry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
     let is_it = |line: Vec<u8>| {
-        let line = String::from_utf8_lossy(&line).into_owned();
-        line.split('\0').next().is_some_and(|word| word.contains(program)) && line.contains(ours)
+        let line = String::from_utf8_lossy(&line).to_lowercase();
+        line.split('\0').next().is_some_and(|word| word.contains(program)) && line.contains(&guid.to_lowercase())
     };
     Ok(lines.filter(|line| is_it(line.clone())).count())
 }
