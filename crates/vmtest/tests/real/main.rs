@@ -9,6 +9,7 @@ mod branches;
 mod crash;
 mod destroy;
 mod outside;
+mod privilege;
 mod refusals;
 mod space;
 

@@ -115,7 +115,7 @@ fn disk_images_that_cannot_be() {
         &expect![[r#"
         4
         error: {dir}/text.qcow2 cannot be attached as qcow2: not a qcow2 image
-        hint: attach it as raw, if that is what it is
+        hint: if it is raw, give it a name that ends in .raw or .img
     "#]],
     );
     check(
@@ -124,7 +124,7 @@ fn disk_images_that_cannot_be() {
         &expect![[r#"
         4
         error: {dir}/disguised.img was to be attached as raw, but begins like a qcow2 image
-        hint: attach it as qcow2; if its guest really wrote that header, convert it to qcow2 first
+        hint: give it a name that ends in .qcow2; if its guest really wrote that header, convert it to qcow2 first
     "#]],
     );
     check(
