@@ -84,8 +84,9 @@ pub async fn delete(attempt: &Attempt, paths: Vec<PathBuf>) -> Ending {
 /// Gives saved memory to the emulator's account, which may be another one than when it was saved.
 ///
 /// # Errors
-/// When the owner of a file cannot be changed.
+/// When the mode of the directory or the owner of a file cannot be changed.
 pub fn hand_over_memory(layout: &Layout, directory: &Path) -> Result<(), Failure> {
+    layout.create_passage(directory)?;
     for path in [MEMORY_FILE, SIDECAR_FILE].map(|name| directory.join(name)) {
         layout.own(&path).map_err(|error| fault::file("change the owner of", &path, &error))?;
     }
@@ -212,5 +213,31 @@ pub async fn blocking(work: impl FnOnce() -> Result<Outcome, Failure> + Send + '
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(Into::into),
         Err(error) => Err(fault::task(&error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+    use crate::layout::Account;
+
+    #[test]
+    fn memory_saved_without_an_account_is_within_the_reach_of_one() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, run) = (root.path().join("data"), root.path().join("run"));
+        let saved = data.join("memory");
+        Layout::new(&data, &run, None).unwrap().create_passage(&saved).unwrap();
+        for name in [MEMORY_FILE, SIDECAR_FILE] {
+            fs::write(saved.join(name), "").unwrap();
+            fs::set_permissions(saved.join(name), fs::Permissions::from_mode(0o400)).unwrap();
+        }
+        // Ourselves: nobody else's account may be given anything without being root.
+        let own = fs::metadata(root.path()).unwrap();
+        let account = Account { uid: own.uid(), gid: own.gid() };
+        hand_over_memory(&Layout::new(&data, &run, Some(account)).unwrap(), &saved).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!((mode(&saved), mode(&saved.join(MEMORY_FILE))), (0o711, 0o400));
     }
 }
