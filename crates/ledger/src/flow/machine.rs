@@ -10,9 +10,11 @@ impl Turn<'_> {
     /// The guest or the emulator changed something without being asked.
     pub(super) fn machine_changed(&mut self, vm: VmId, change: MachineChange) {
         let Some(machine) = self.state.vms.get(&vm).cloned() else { return };
+        let begun = self.state.active_job(vm).is_some_and(|job| job.stage == Stage::LettingRun);
         let power = match (change, machine.power) {
-            // Off and saved machines have no process to lose; a start tells its own end.
-            (MachineChange::Gone, Power::Off | Power::Saved | Power::Starting) => return,
+            // Off and saved machines have no process to lose; a launch tells its own end.
+            (MachineChange::Gone, Power::Off | Power::Saved) => return,
+            (MachineChange::Gone, Power::Starting) if !begun => return,
             // Memory is on record: the process was only waiting to be told to quit.
             (MachineChange::Gone, Power::Saving) if machine.saved.is_some() => Power::Saved,
             (MachineChange::Gone, _) => Power::Off,

@@ -141,6 +141,14 @@ impl<'a> Turn<'a> {
         });
     }
 
+    /// Changes the power state of a machine because of what its process did. The news that the process has ended may have
+    /// been quicker than the outcome of what it did last, and stands.
+    fn set_process_power(&mut self, vm: VmId, power: Power) {
+        if self.state.vms.get(&vm).is_some_and(|vm| vm.power != Power::Off) {
+            self.set_power(vm, power);
+        }
+    }
+
     fn progress(&mut self, effect: EffectId, done: u64, total: u64, activity: &str) {
         let current =
             self.state.jobs.get(&effect.job).is_some_and(|job| job.effects == effect.number && !job.state.is_final());

@@ -39,7 +39,7 @@ impl Turn<'_> {
                 self.record_snapshot(id, vm, &plan, *moment, Some((report, machine)));
             }
             (Stage::AbortingCapture { plan, end }, Outcome::Aborted { switched, alive }) => {
-                self.set_power(vm, if *alive { plan.power } else { Power::Off });
+                self.set_process_power(vm, if *alive { plan.power } else { Power::Off });
                 self.capture_undone(id, vm, &plan, *switched, end);
             }
             (Stage::PreparingApply { overlays, generation_id }, Outcome::Done) => {
@@ -54,7 +54,7 @@ impl Turn<'_> {
             (Stage::Deleting { end, .. }, Outcome::Done) => self.deleted(id, vm, end),
             (Stage::Launching, Outcome::Done) => self.enter(id, Stage::LettingRun),
             (Stage::LettingRun, Outcome::Done) => {
-                self.set_power(vm, Power::Running);
+                self.set_process_power(vm, Power::Running);
                 self.state.update_vm(vm, |vm| vm.saved = None);
                 self.tidy_without_merges(id, JobState::Completed);
             }
@@ -108,7 +108,7 @@ impl Turn<'_> {
                 self.enter(id, Stage::Merging(plan));
             }
             Stage::ResumingAfterMerge { paths, .. } => {
-                self.set_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { Power::Paused });
+                self.set_process_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { Power::Paused });
                 self.enter(id, Stage::Deleting { paths, end });
             }
             // The texts are a convenience; that they name a file that is gone is no reason to keep the file.
@@ -131,7 +131,7 @@ impl Turn<'_> {
             // A process that cannot be ended still owns its disks: the guest runs on in it, and the save is forgotten.
             Stage::QuittingAfterSave { memory, power } => self.enter(id, Stage::AbortingSave { memory, power, end }),
             Stage::Controlling { power, .. } => {
-                self.set_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { power });
+                self.set_process_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { power });
                 self.end(id, end);
             }
             Stage::Measuring(_) | Stage::Merging(_) => self.end(id, merge_failed(job, end)),
@@ -173,7 +173,7 @@ impl Turn<'_> {
     fn save_undone(&mut self, job: JobId, vm: VmId, memory: MemoryId, power: Power, end: JobState) {
         self.state.update_vm(vm, |vm| vm.saved = None);
         self.state.remove_memory(memory);
-        self.set_power(vm, power);
+        self.set_process_power(vm, power);
         self.enter(job, Stage::Deleting { paths: vec![self.paths.memory(vm, memory)], end });
     }
 
@@ -187,8 +187,8 @@ impl Turn<'_> {
         match target {
             PowerTarget::Shutdown => return self.enter(job, Stage::AwaitingShutdown),
             PowerTarget::Off | PowerTarget::Saved => self.set_power(vm, Power::Off),
-            PowerTarget::Paused => self.set_power(vm, Power::Paused),
-            PowerTarget::Running => self.set_power(vm, Power::Running),
+            PowerTarget::Paused => self.set_process_power(vm, Power::Paused),
+            PowerTarget::Running => self.set_process_power(vm, Power::Running),
             PowerTarget::Reset => {}
         }
         self.end(job, JobState::Completed);

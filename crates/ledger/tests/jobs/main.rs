@@ -286,6 +286,18 @@ fn daemon_and_machines_die_after_each_step() {
 }
 
 #[test]
+fn machines_die_before_each_step() {
+    every_point(|(effects, _)| effects, |at| Fault::ProcessDies { at, after: false, heard_first: false });
+    every_point(|(effects, _)| effects, |at| Fault::ProcessDies { at, after: false, heard_first: true });
+}
+
+#[test]
+fn machines_die_after_each_step() {
+    every_point(|(effects, _)| effects, |at| Fault::ProcessDies { at, after: true, heard_first: false });
+    every_point(|(effects, _)| effects, |at| Fault::ProcessDies { at, after: true, heard_first: true });
+}
+
+#[test]
 fn crash_before_each_commit() {
     every_point(|(_, commits)| commits, Fault::CrashBeforeCommit);
 }

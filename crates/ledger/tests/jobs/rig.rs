@@ -39,6 +39,9 @@ pub enum Fault {
     StoreFails(usize),
     /// The machines' processes die together with the daemon after the effect.
     PowerOffAfterEffect(usize),
+    /// The machines' processes die before the effect or after it, and the daemon hears of it before the effect's outcome or
+    /// after it.
+    ProcessDies { at: usize, after: bool, heard_first: bool },
     /// The job is cancelled as the effect starts; the effect obeys.
     Cancel(usize),
 }
@@ -130,6 +133,11 @@ impl Rig {
     fn perform(&mut self, id: EffectId, effect: &Effect) {
         let number = self.effects;
         self.effects += 1;
+        if let Fault::ProcessDies { at, after, heard_first } = self.fault
+            && at == number
+        {
+            return self.perform_and_die(id, effect, after, heard_first);
+        }
         let broken = || Err(EffectFailure::from(Failure::new(Kind::Failed, "injected")));
         let outcome = match self.fault {
             Fault::EffectFails(at) if at == number => broken(),
@@ -158,6 +166,22 @@ impl Rig {
         if let (Effect::Control { vm, action: Control::Quit }, Fault::EffectFailsLate(_)) = (effect, self.fault) {
             self.feed(Event::Machine { vm: *vm, change: MachineChange::Gone });
         }
+    }
+
+    fn perform_and_die(&mut self, id: EffectId, effect: &Effect, after: bool, heard_first: bool) {
+        let early = if after { Vec::new() } else { self.kill_processes() };
+        let outcome = self.world.perform(effect);
+        let dead = [early, self.kill_processes()].concat();
+        let news: Vec<Event> = dead.into_iter().map(|vm| Event::Machine { vm, change: MachineChange::Gone }).collect();
+        let outcome = vec![Event::Outcome { effect: id, outcome }];
+        let events = if heard_first { [news, outcome].concat() } else { [outcome, news].concat() };
+        for event in events {
+            self.feed(event);
+        }
+    }
+
+    fn kill_processes(&mut self) -> Vec<VmId> {
+        std::mem::take(&mut self.world.processes).into_keys().collect()
     }
 
     /// Does it and says it failed, as honestly as the host would: a capture tells whether the disks are switched, and
