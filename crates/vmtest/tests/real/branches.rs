@@ -1,5 +1,7 @@
 //! Taking snapshots and going back: one branch, several, every kind of state, both firmwares.
 
+use vmtest::service::BOOT;
+
 use super::Rig;
 
 #[test]
@@ -11,12 +13,14 @@ fn a_wrecked_guest_comes_back_to_the_moment() {
     rig.mark("whole");
     rig.ok("snapshot create g before");
     let taken = rig.agent.chain_status().unwrap().number;
+    let generation = rig.agent.request("genid").unwrap();
     rig.chain_moves();
     rig.agent.request("wreck").unwrap();
     assert_eq!(rig.marks(), [None, None, None]);
 
     rig.apply("before");
     rig.expect_mark("whole");
+    assert_ne!(rig.agent.request("genid").unwrap(), generation, "the guest can tell that it was brought back");
     assert_eq!(rig.agent.wrong_pages(7).unwrap(), 0);
     let restored = rig.agent.chain_status().unwrap();
     assert_eq!(restored.mismatches, 0);
@@ -86,6 +90,18 @@ fn disks_alone_boot_again() {
     assert_eq!(rig.marks(), [None, Some("disks".into()), Some("disks".into())]);
     rig.apply("off");
     assert_eq!(rig.marks(), [None, Some("later".into()), Some("later".into())]);
+}
+
+#[test]
+fn a_reset_boots_the_guest_again_and_a_shutdown_ends_it() {
+    let mut rig = Rig::small();
+    rig.mark("kept");
+    rig.ok("vm reset g");
+    rig.agent.disconnect();
+    rig.agent.wait_ready(BOOT).unwrap();
+    assert_eq!(rig.marks(), [None, Some("kept".into()), Some("kept".into())]);
+    rig.ok("vm shutdown g");
+    assert_eq!(rig.state(), "off");
 }
 
 #[test]
