@@ -93,6 +93,7 @@ pub fn spawn(error: &SpawnError) -> Failure {
         | SpawnError::Log { source, .. }
         | SpawnError::Execute { source, .. }
         | SpawnError::Record { source } => kind_of(source),
+        SpawnError::Ended(gone) => kind_of_words(&gone.last_words),
     };
     // A program that is not there is not what `NotFound` means to clients: the object they named is there.
     let kind = if kind == Kind::NotFound { Kind::Failed } else { kind };

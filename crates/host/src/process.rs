@@ -116,6 +116,9 @@ pub enum SpawnError {
         /// Why.
         source: io::Error,
     },
+    /// It ended before we had a hold of it.
+    #[error("{0}")]
+    Ended(Gone),
     /// It was started and could not be written down; it has been killed again.
     #[error("could not record the process that was started, so it was ended again: {source}")]
     Record {
@@ -177,8 +180,8 @@ impl Program {
                 Ok(Spawned { process: Process { handle, log: self.log, status: Some(status) }, socket: self.socket })
             }
             Ok(None) => {
-                let last_words = last_words(&self.log);
-                Err(SpawnError::Execute { path: self.path, source: io::Error::other(last_words) })
+                let status = child.try_wait().ok().flatten();
+                Err(SpawnError::Ended(Gone { status, last_words: last_words(&self.log) }))
             }
             Err(source) => {
                 // Our child, not yet waited for: its number is still its own.
