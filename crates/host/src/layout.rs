@@ -208,6 +208,15 @@ impl Layout {
         self.run.join(vm.to_string())
     }
 
+    /// In the command line of a machine's storage daemon and in no other: the id of a device that swallows what it is given,
+    /// which is the one thing that a storage daemon can have a name in. The run directory is part of it, because a copied
+    /// data directory has machines of the same GUID.
+    pub fn merge_mark(&self, vm: VmId) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '.' };
+        let place: String = self.run.to_string_lossy().chars().map(plain).collect();
+        format!("id=merge-{vm}-{place}")
+    }
+
     /// The monitor socket of a machine.
     pub fn qmp(&self, vm: VmId) -> PathBuf {
         self.run_vm(vm).join(QMP_SOCKET)

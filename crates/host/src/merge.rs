@@ -84,7 +84,7 @@ async fn start_storage_daemon(attempt: &Attempt, vm: VmId) -> Result<Talking, Fa
     let layout = attempt.layout();
     let socket = layout.merge_qmp(vm);
     let chardev = format!("socket,id=qmp,path={},server=on,wait=off", socket.display());
-    let mark = format!("null,{}", mark(vm));
+    let mark = format!("null,{}", layout.merge_mark(vm));
     let arguments = ["--chardev", &mark, "--chardev", &chardev, "--monitor", "chardev=qmp"].map(str::to_owned).to_vec();
     let program = Program {
         path: attempt.tools().storage_daemon.clone(),
@@ -107,13 +107,7 @@ async fn end_left_over(attempt: &Attempt, vm: VmId) {
         tracing::info!(%vm, pid = process.pid(), "ending the storage daemon of an earlier merge");
         process.kill().await;
     }
-    process::end_strays(&mark(vm)).await;
-}
-
-/// In the command line of a machine's storage daemon and in no other: the id of a device that swallows what it is given,
-/// which is the one thing that a storage daemon can have a name in.
-fn mark(vm: VmId) -> String {
-    format!("id=merge-{vm}")
+    process::end_strays(&layout.merge_mark(vm)).await;
 }
 
 async fn hand_over(attempt: &Attempt, order: &MergeOrder) -> Result<(), Failure> {

@@ -567,7 +567,7 @@ async fn a_storage_daemon_that_nobody_recorded_is_ended_by_the_next_merge() {
     spec.chains[0].images.insert(0, image);
     let merge = Effect::Merge { vm: VM, order: order(&spec, 0, MergeDirection::Down), live: false };
     // As if the daemon had died between starting the process and writing down which one it is.
-    let arguments = ["--chardev", &format!("null,id=merge-{VM}"), "--nbd-server"];
+    let arguments = ["--chardev", &format!("null,{}", world.layout.merge_mark(VM)), "--nbd-server"];
     let socket = format!("addr.type=unix,addr.path={}", text(&root.path().join("nbd")));
     let mut stray = Command::new("qemu-storage-daemon").args(arguments).arg(socket).spawn().unwrap();
     assert_eq!(world.run(merge).await, Ok(Outcome::Merged { stopped: false }));
