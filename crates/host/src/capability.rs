@@ -139,7 +139,7 @@ impl Tools {
         let version = ask_version(&emulator).await?;
         ask_version(&qemu_img).await?;
         ask_version(&storage_daemon).await?;
-        let machine_type = ask_machine_type(&emulator, layout).await?;
+        let machine_type = asked_twice_at_most(&emulator, layout).await?;
         let (accelerator, no_kvm) = choose_accelerator(wishes.accelerator, layout.account());
         let cpu = match accelerator {
             Accelerator::Kvm => CPU_KVM,
@@ -210,6 +210,17 @@ async fn ask_version(program: &Path) -> Result<Version, CapabilityError> {
     let version = Version::from_output(&String::from_utf8_lossy(&output.stdout)).map_err(wrap)?;
     version.require().map_err(wrap)?;
     Ok(version)
+}
+
+/// As [`ask_machine_type`], once more if need be: seen once in a hundred starts on a busy host, an emulator does not greet.
+async fn asked_twice_at_most(emulator: &Path, layout: &Layout) -> Result<String, CapabilityError> {
+    match ask_machine_type(emulator, layout).await {
+        Err(error) => {
+            tracing::warn!(%error, "asking the emulator again");
+            ask_machine_type(emulator, layout).await
+        }
+        answer => answer,
+    }
 }
 
 /// The newest versioned q35, asked of an emulator without a machine.

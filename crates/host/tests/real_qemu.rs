@@ -570,6 +570,10 @@ async fn a_storage_daemon_that_nobody_recorded_is_ended_by_the_next_merge() {
     let arguments = ["--chardev", &format!("null,{}", world.layout.merge_mark(VM)), "--nbd-server"];
     let socket = format!("addr.type=unix,addr.path={}", text(&root.path().join("nbd")));
     let mut stray = Command::new("qemu-storage-daemon").args(arguments).arg(socket).spawn().unwrap();
+    // Right after the start of a program its command line can still be empty.
+    while !root.path().join("nbd").exists() {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(world.run(merge).await, Ok(Outcome::Merged { stopped: false }));
     let ended = stray.try_wait().unwrap();
     // Fails only if it has ended, as it should.
