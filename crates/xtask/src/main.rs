@@ -5,7 +5,8 @@
 //! | `setup` | installs what this machine lacks: QEMU, firmware, packages the guest is made of, a WinRM client |
 //! | `guest` | builds the test guest's disks |
 //! | `tidy` | checks the house rules |
-//! | `test` | all of the above, then clippy and every test |
+//! | `conformance` | writes docs/CONFORMANCE.md from the list of requirements and the marks of the tests |
+//! | `test` | `setup`, `guest` and `tidy`, then clippy and every test |
 //! | `demo`, `bench`, `torture` | build and run the programs of `vmtest` with those names |
 //!
 //! Each task brings up what it needs first, so any of them works on a fresh clone. Progress goes to standard error;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 
 use shell::{Result, Tool, Workspace};
 
-const USAGE: &str = "usage: cargo xtask setup | guest | tidy | test | demo | bench | torture";
+const USAGE: &str = "usage: cargo xtask setup | guest | tidy | conformance | test | demo | bench | torture";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,6 +44,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "setup" => setup::run(&workspace),
         "guest" => setup::run(&workspace).and_then(|()| guest::build(&workspace)).map(drop),
         "tidy" => tidy::run(&workspace),
+        "conformance" => tidy::write_conformance(&workspace),
         "test" => test(&workspace),
         "demo" | "bench" | "torture" => run_program(&workspace, task, rest),
         "help" | "--help" | "-h" => {

@@ -3,6 +3,7 @@
 //! Every rule is a function from text to violations with tests of its own; only this file reads files and runs git
 //! and cargo. To add a rule, write such a function and call it from [`check_tree`].
 
+mod conformance;
 mod history;
 mod manifest;
 mod rules;
@@ -49,6 +50,23 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     }
 }
 
+/// Writes the conformance table and says how much is held.
+pub fn write_conformance(workspace: &Workspace) -> Result<()> {
+    let made = conformance::check(&read_tree(workspace)?);
+    fs::write(workspace.root.join(conformance::TABLE), made.table).context("cannot write the conformance table")?;
+    for violation in &made.violations {
+        println!("{violation}");
+    }
+    let [all, held, not_applicable, open] = made.counts;
+    step(format!("{all} requirements: {held} held by tests, {not_applicable} not applicable, {open} open"));
+    match made.violations.len() {
+        0 => Ok(()),
+        count => {
+            Err(Failure::new(format!("{count} requirements and marks do not fit; each line above says what to do")))
+        }
+    }
+}
+
 /// Every rule about files, over path and content of each.
 fn check_tree(files: &BTreeMap<String, String>) -> Vec<Violation> {
     let mut violations = Vec::new();
@@ -65,6 +83,7 @@ fn check_tree(files: &BTreeMap<String, String>) -> Vec<Violation> {
         }
     }
     violations.extend(ratchet.violations());
+    violations.extend(conformance::rules(files));
     violations
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Violation;
-use super::source::{Function, Source, line_index, word_positions};
+use super::source::{Item, Source, line_index, word_positions};
 
 /// Longest file, in lines. Beyond this nobody reads one to the end.
 const MAX_FILE_LINES: usize = 700;
@@ -62,15 +62,15 @@ fn file_length(source: &Source<'_>) -> Vec<Violation> {
 
 fn function_length(source: &Source<'_>) -> Vec<Violation> {
     let lines: Vec<&str> = source.text.lines().collect();
-    let is_excused = |function: &Function| {
+    let is_excused = |function: &Item| {
         let above = lines.get(..function.first_line).unwrap_or_default().iter().rev();
         let attached =
             above.map(|line| line.trim()).take_while(|line| line.starts_with("//") || line.starts_with("#["));
         attached.into_iter().any(|line| line.strip_prefix(LONG_FUNCTION_EXCUSE).is_some_and(|why| !why.is_empty()))
     };
     let long = source.functions().into_iter().filter(|function| function.lines > MAX_FUNCTION_LINES);
-    let advice = |function: &Function| {
-        let Function { name, lines, .. } = function;
+    let advice = |function: &Item| {
+        let Item { name, lines, .. } = function;
         format!(
             "split `{name}`: {lines} lines, at most {MAX_FUNCTION_LINES} (or `{LONG_FUNCTION_EXCUSE}<reason>` above it)"
         )

@@ -16,15 +16,22 @@ pub struct Source<'a> {
     pub product: String,
 }
 
-/// A function and its extent.
+/// A function or module and its extent.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Function {
+pub struct Item {
     /// Its name.
     pub name: String,
-    /// Index of the line with `fn`, from zero.
+    /// Index of the line with `fn` or `mod`, from zero.
     pub first_line: usize,
     /// Lines from there to the closing brace.
     pub lines: usize,
+}
+
+impl Item {
+    /// Whether a line, counted from zero, belongs to it.
+    pub fn contains(&self, line: usize) -> bool {
+        (self.first_line..self.first_line + self.lines).contains(&line)
+    }
 }
 
 impl<'a> Source<'a> {
@@ -38,10 +45,19 @@ impl<'a> Source<'a> {
     }
 
     /// The functions of the file, tests included, nested ones too.
-    pub fn functions(&self) -> Vec<Function> {
-        let mut functions = Vec::new();
-        for start in word_positions(&self.code, "fn") {
-            let rest = &self.code[start + 2..];
+    pub fn functions(&self) -> Vec<Item> {
+        self.items("fn")
+    }
+
+    /// The modules written out in the file, outer ones first.
+    pub fn modules(&self) -> Vec<Item> {
+        self.items("mod")
+    }
+
+    fn items(&self, keyword: &str) -> Vec<Item> {
+        let mut items = Vec::new();
+        for start in word_positions(&self.code, keyword) {
+            let rest = &self.code[start + keyword.len()..];
             let name: String = rest.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             // Without a name it is the type of a function pointer.
             if name.is_empty() {
@@ -49,10 +65,10 @@ impl<'a> Source<'a> {
             }
             if let Some(end) = body_end(&self.code, start) {
                 let first_line = line_index(&self.code, start);
-                functions.push(Function { name, first_line, lines: line_index(&self.code, end) - first_line + 1 });
+                items.push(Item { name, first_line, lines: line_index(&self.code, end) - first_line + 1 });
             }
         }
-        functions
+        items
     }
 }
 
@@ -185,6 +201,15 @@ mod tests {
         let found = Source::new("crates/x/src/lib.rs", text).functions();
         let shown: Vec<_> = found.iter().map(|f| (f.name.as_str(), f.first_line, f.lines)).collect();
         assert_eq!(shown, [("a", 0, 4), ("c", 7, 1)]);
+    }
+
+    #[test]
+    fn modules_are_found_with_their_lines() {
+        let text = "mod elsewhere;\nmod tests {\n    mod inner {\n    }\n}\n";
+        let found = Source::new("crates/x/src/lib.rs", text).modules();
+        let shown: Vec<_> = found.iter().map(|m| (m.name.as_str(), m.first_line, m.lines)).collect();
+        assert_eq!(shown, [("tests", 1, 4), ("inner", 2, 2)]);
+        assert!(found[1].contains(3) && !found[1].contains(4));
     }
 
     #[test]
