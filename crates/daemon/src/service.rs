@@ -8,7 +8,7 @@
 //! Some methods answer when their job has ended. They wait no longer than the client does, less a margin; if the job is
 //! not over by then, the answer is the job itself.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cim::op::{Answer, Operation};
@@ -30,7 +30,7 @@ const WAIT_MAX: Duration = Duration::from_secs(50);
 pub struct Service(Arc<Inner>);
 
 struct Inner {
-    server: Mutex<Server>,
+    server: Server,
     namespaces: Arc<Namespaces>,
     host: Arc<Host>,
     pump: Handle,
@@ -46,7 +46,7 @@ impl Service {
             host: host.name.clone(),
         };
         Self(Arc::new(Inner {
-            server: Mutex::new(Server::new(identity)),
+            server: Server::new(identity),
             namespaces: Arc::new(Namespaces::load()),
             host: Arc::new(host),
             pump,
@@ -63,11 +63,6 @@ impl Service {
             now,
             utc_offset_minutes: crate::facts::utc_offset_minutes(now),
         }
-    }
-
-    fn server(&self) -> MutexGuard<'_, Server> {
-        // Under the lock envelopes are read and written, nothing is waited for; a panic leaves enumerations as they are.
-        self.0.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn perform(&self, operation: Operation, patience: Duration, explain: bool) -> Result<Answer, cim::Error> {
@@ -121,12 +116,12 @@ impl Service {
     fn begin(&self, question: &Question) -> Step {
         let incoming =
             Incoming { content_type: &question.content_type, body: &question.body, principal: &question.principal };
-        self.server().handle(incoming, Moment { now: self.now(), entropy: crate::entropy() })
+        self.0.server.handle(incoming, Moment { now: self.now(), entropy: crate::entropy() })
     }
 
     fn end(&self, continuation: Continuation, answer: Result<Answer, cim::Error>) -> HttpReply {
         let now = self.now();
-        self.server().complete(continuation, answer, now)
+        self.0.server.complete(continuation, answer, now)
     }
 }
 
@@ -139,7 +134,7 @@ impl Answers for Service {
                 let patience = continuation.timeout();
                 match tokio::time::timeout(patience, self.perform(operation, patience, question.explain)).await {
                     Ok(answer) => self.end(continuation, answer),
-                    Err(_) => self.server().time_out(continuation),
+                    Err(_) => self.0.server.time_out(continuation),
                 }
             }
         };

@@ -1,11 +1,14 @@
 //! Open enumerations: what is left of a result, who may have it, and until when.
 //!
 //! ```text
-//!   open ──▶ idle ──take──▶ idle          more rows; the clock starts anew
-//!              │      └───▶ (gone)        last row given, a row failed, or one that can never fit
-//!              ├─release──▶ (gone)
+//!   open ──▶ idle ──take──▶ busy ──▶ idle         more rows; the clock starts anew
+//!              │             └────▶ (gone)       last row given, a row failed, or one that can never fit
+//!              ├─release, also while busy ──▶ (gone)
 //!              └─IDLE_LIMIT or crowded out ──▶ (gone)
 //! ```
+//!
+//! Only the table is locked, and only while something is looked up in it: rows are made and written without the lock, so clients do not
+//! wait for each other. A second pull on an enumeration that is busy is refused, as it cannot know which rows it would get.
 //!
 //! Rows are made as they are asked for, so an enumeration costs the view of the state it reads, not its rows. A context is 128 random
 //! bits and works only for the principal that began it: knowing one is not enough, guessing one is not possible.
@@ -17,6 +20,7 @@ use crate::fault::{Fault, Kind};
 use cim::op::{Row, Rows};
 use cim::xml::Writer;
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long an enumeration waits for the next pull. Clients that poll by hand need a minute; twice that covers a busy one.
@@ -139,61 +143,128 @@ impl Enumeration {
 /// The open enumerations of all principals.
 #[derive(Debug, Default)]
 pub(crate) struct Contexts {
-    open: HashMap<String, Context>,
+    open: Mutex<HashMap<String, Context>>,
 }
 
 #[derive(Debug)]
 struct Context {
     principal: String,
-    enumeration: Enumeration,
+    /// Away while a pull makes rows of it.
+    enumeration: Option<Enumeration>,
     expires: Duration,
 }
 
 impl Contexts {
     /// Keeps an enumeration under a fresh, unguessable name. Expired ones go; if there are still too many, the idlest goes.
-    pub fn insert(&mut self, name: String, principal: &str, enumeration: Enumeration, now: Duration) {
-        self.open.retain(|_, context| context.expires > now);
+    pub fn insert(&self, name: String, principal: &str, enumeration: Enumeration, now: Duration) {
+        let mut open = self.lock();
+        open.retain(|_, context| context.expires > now);
         let own = |context: &Context| context.principal == principal;
-        if self.open.values().filter(|context| own(context)).count() >= MAX_PER_PRINCIPAL {
-            self.drop_idlest(own);
-        } else if self.open.len() >= MAX_CONTEXTS {
-            self.drop_idlest(|_| true);
+        if open.values().filter(|context| own(context)).count() >= MAX_PER_PRINCIPAL {
+            drop_idlest(&mut open, own);
+        } else if open.len() >= MAX_CONTEXTS {
+            drop_idlest(&mut open, |_| true);
         }
-        let context = Context { principal: principal.to_owned(), enumeration, expires: now + IDLE_LIMIT };
-        self.open.insert(name, context);
+        let principal = principal.to_owned();
+        open.insert(name, Context { principal, enumeration: Some(enumeration), expires: now + IDLE_LIMIT });
     }
 
     /// Takes the next rows. The enumeration is over after its last row and after a fault.
-    pub fn take(&mut self, name: &str, principal: &str, allowance: Allowance, now: Duration) -> Result<Page, Fault> {
-        let context = self.find(name, principal, now)?;
-        context.expires = now + IDLE_LIMIT;
-        let page = context.enumeration.take(allowance);
+    pub fn take(&self, name: &str, principal: &str, allowance: Allowance, now: Duration) -> Result<Page, Fault> {
+        let mut enumeration = self.borrow(name, principal, now)?;
+        let page = enumeration.take(allowance);
+        let mut open = self.lock();
         if page.as_ref().map_or(true, |page| page.is_last) {
-            self.open.remove(name);
+            open.remove(name);
+        } else if let Some(context) = open.get_mut(name) {
+            context.enumeration = Some(enumeration);
         }
         page
     }
 
     /// Ends an enumeration early.
-    pub fn release(&mut self, name: &str, principal: &str, now: Duration) -> Result<(), Fault> {
-        self.find(name, principal, now)?;
-        self.open.remove(name);
+    pub fn release(&self, name: &str, principal: &str, now: Duration) -> Result<(), Fault> {
+        let mut open = self.lock();
+        find(&mut open, name, principal, now)?;
+        open.remove(name);
         Ok(())
     }
 
-    /// An enumeration of someone else is as unknown as one that never was.
-    fn find(&mut self, name: &str, principal: &str, now: Duration) -> Result<&mut Context, Fault> {
-        let is_usable = |context: &&mut Context| context.principal == principal && context.expires > now;
-        self.open.get_mut(name).filter(is_usable).ok_or_else(|| {
-            Fault::new(Kind::InvalidContext, "the enumeration is unknown, finished or expired; enumerate again")
+    /// An enumeration out of the table; its place stays taken.
+    fn borrow(&self, name: &str, principal: &str, now: Duration) -> Result<Enumeration, Fault> {
+        let mut open = self.lock();
+        let context = find(&mut open, name, principal, now)?;
+        context.expires = now + IDLE_LIMIT;
+        context.enumeration.take().ok_or_else(|| {
+            Fault::new(Kind::PullInProgress, "another pull on this enumeration is in progress; wait for its reply")
         })
     }
 
-    fn drop_idlest(&mut self, may_go: impl Fn(&Context) -> bool) {
-        let candidates = self.open.iter().filter(|(_, context)| may_go(context));
-        let idlest = candidates.min_by_key(|(name, context)| (context.expires, *name)).map(|(name, _)| name.clone());
-        if let Some(name) = idlest {
-            self.open.remove(&name);
-        }
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Context>> {
+        // Nothing under the lock can leave the table half changed.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An enumeration of someone else is as unknown as one that never was.
+fn find<'a>(
+    open: &'a mut HashMap<String, Context>,
+    name: &str,
+    principal: &str,
+    now: Duration,
+) -> Result<&'a mut Context, Fault> {
+    let is_usable = |context: &&mut Context| context.principal == principal && context.expires > now;
+    open.get_mut(name).filter(is_usable).ok_or_else(|| {
+        Fault::new(Kind::InvalidContext, "the enumeration is unknown, finished or expired; enumerate again")
+    })
+}
+
+fn drop_idlest(open: &mut HashMap<String, Context>, may_go: impl Fn(&Context) -> bool) {
+    let candidates = open.iter().filter(|(_, context)| may_go(context));
+    let idlest = candidates.min_by_key(|(name, context)| (context.expires, *name)).map(|(name, _)| name.clone());
+    if let Some(name) = idlest {
+        open.remove(&name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cim::{Instance, Schema, mof};
+    use std::sync::{Arc, mpsc};
+
+    const ALLOWANCE: Allowance = Allowance { rows: 1, bytes: 10_000, encoding: Encoding::Utf8 };
+    const NOW: Duration = Duration::ZERO;
+
+    /// An enumeration without end that does `meanwhile` before each row.
+    fn endless(mut meanwhile: impl FnMut() + Send + 'static) -> Enumeration {
+        let schema = Schema::new("root/toys", mof::parse_classes("class Toy { [Key] string K; };").unwrap()).unwrap();
+        let instance = Instance::new(schema.class("Toy").unwrap()).with("K", "a");
+        let row = Row { path: instance.path("HOST", "root/toys"), instance };
+        let rows = std::iter::from_fn(move || {
+            meanwhile();
+            Some(Ok(row.clone()))
+        });
+        Enumeration::new(Rows::new(rows), Form { mode: Mode::Object, style: Style::Dmtf })
+    }
+
+    /// Nothing is locked while rows are made, or the rows here, which come back as clients, would wait for themselves.
+    fn check(meanwhile: fn(&Contexts) -> Result<(), Fault>, expected: [Result<(), Kind>; 2]) {
+        let contexts = Arc::new(Contexts::default());
+        let (log, seen) = mpsc::channel();
+        let shared = Arc::clone(&contexts);
+        let rows = endless(move || log.send(meanwhile(&shared).map_err(|fault| fault.kind)).unwrap());
+        contexts.insert("c".to_owned(), "alice", rows, NOW);
+        assert!(!contexts.take("c", "alice", ALLOWANCE, NOW).unwrap().is_last);
+        assert_eq!(seen.recv().unwrap(), expected[0]);
+        let later = contexts.take("c", "alice", ALLOWANCE, NOW);
+        assert_eq!(later.map(drop).map_err(|fault| fault.kind), expected[1]);
+    }
+
+    #[test]
+    fn an_enumeration_in_use_can_be_released_but_not_pulled_from() {
+        check(|contexts| contexts.take("c", "alice", ALLOWANCE, NOW).map(drop), [Err(Kind::PullInProgress), Ok(())]);
+        check(|contexts| contexts.take("c", "bob", ALLOWANCE, NOW).map(drop), [Err(Kind::InvalidContext), Ok(())]);
+        check(|contexts| contexts.release("c", "alice", NOW), [Ok(()), Err(Kind::InvalidContext)]);
     }
 }

@@ -77,6 +77,8 @@ pub enum Kind {
     InvalidParameter,
     /// The enumeration is unknown, over, or someone else's.
     InvalidContext,
+    /// The enumeration is being pulled from.
+    PullInProgress,
     /// The enumeration mode is unknown.
     EnumerationMode,
     /// All classes can only be asked with a filter.
@@ -145,6 +147,7 @@ impl Kind {
             Kind::SchemaValidation => row(SENDER, "w:SchemaValidationError", "", 2_150_858_817),
             Kind::InvalidParameter => row(SENDER, "w:InvalidParameter", "", 2_150_858_810),
             Kind::InvalidContext => row(SENDER, "n:InvalidEnumerationContext", "", 2_150_858_779),
+            Kind::PullInProgress => row(SENDER, "w:Concurrency", "", 2_150_858_758),
             Kind::EnumerationMode => row(SENDER, "w:UnsupportedFeature", "EnumerationMode", 2_150_858_886),
             Kind::FilterRequired => row(SENDER, "n:CannotProcessFilter", "", 2_150_858_831),
             Kind::CannotProcessFilter => row(SENDER, "n:CannotProcessFilter", "", 2_150_858_778),

@@ -107,7 +107,8 @@ impl Continuation {
     }
 }
 
-/// The machine: who it is, and the enumerations that clients have open.
+/// The machine: who it is, and the enumerations that clients have open. Any number of requests may be handled at the same time; what
+/// they share is the table of enumerations alone.
 #[derive(Debug)]
 pub struct Server {
     identity: Identity,
@@ -121,7 +122,7 @@ impl Server {
     }
 
     /// Takes a request. Identify, Pull, Release and whatever cannot be understood are answered at once.
-    pub fn handle(&mut self, incoming: Incoming<'_>, moment: Moment) -> Step {
+    pub fn handle(&self, incoming: Incoming<'_>, moment: Moment) -> Step {
         let (id, context) = split(moment.entropy);
         let mut head = Head::new(soap::uuid(id));
         match self.begin(&mut head, incoming, moment.now) {
@@ -135,12 +136,7 @@ impl Server {
     }
 
     /// Turns the provider's answer into the reply. Errors become faults.
-    pub fn complete(
-        &mut self,
-        continuation: Continuation,
-        answer: Result<Answer, cim::Error>,
-        now: Duration,
-    ) -> HttpReply {
+    pub fn complete(&self, continuation: Continuation, answer: Result<Answer, cim::Error>, now: Duration) -> HttpReply {
         let Continuation { head, shape, ticket, .. } = continuation;
         let envelope = answer.map_err(Fault::from).and_then(|answer| match (shape, answer) {
             (Shape::Get { style, fragment }, Answer::Instance(row)) => {
@@ -168,7 +164,7 @@ impl Server {
         self.refuse(&continuation.head, &Fault::new(Kind::TimedOut, reason))
     }
 
-    fn begin(&mut self, head: &mut Head, incoming: Incoming<'_>, now: Duration) -> Result<Begun, Fault> {
+    fn begin(&self, head: &mut Head, incoming: Incoming<'_>, now: Duration) -> Result<Begun, Fault> {
         if incoming.body.len() > MAX_REQUEST_BYTES {
             let reason = format!("the request has {} bytes, {MAX_REQUEST_BYTES} are accepted", incoming.body.len());
             return Err(Fault::new(Kind::RequestTooLarge, reason));
@@ -199,7 +195,7 @@ impl Server {
 
     /// The reply to Enumerate: rows, if it asked for some with the reply, and a context for what is left.
     fn start(
-        &mut self,
+        &self,
         head: &Head,
         ticket: Ticket,
         rows: Rows,
