@@ -385,6 +385,7 @@ fn signed(text: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
+    /// Holds: WIRE-C8-1, WIRE-E5-2
     #[test]
     fn every_notation_is_read_and_written() {
         /// `cim` and `xml` are the two canonical forms of what `text` says; both are read back as the same value.

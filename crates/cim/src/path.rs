@@ -356,6 +356,7 @@ mod tests {
         assert_eq!(inner.key("k").and_then(Value::as_str), Some(r"a\b"));
     }
 
+    /// Holds: SNAP-1-9
     #[test]
     fn the_same_object_has_many_names() {
         fn check(a: &str, b: &str, same: bool) {

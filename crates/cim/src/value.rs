@@ -344,6 +344,7 @@ impl<T: Into<Value>, const N: usize> From<[T; N]> for Value {
 mod tests {
     use super::*;
 
+    /// Holds: WIRE-I3-2
     #[test]
     fn scalars_are_read_from_text() {
         fn check(cim_type: CimType, text: &str, expected: impl Into<Option<Value>>) {

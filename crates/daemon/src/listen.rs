@@ -279,6 +279,7 @@ mod tests {
         format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
     }
 
+    /// Holds: WIRE-A1-1, WIRE-A1-2, WIRE-A4-1, WIRE-A4-2, WIRE-A6-1, WIRE-L5-2
     #[tokio::test]
     async fn requests_are_sorted_out() {
         let (_directory, path, close, task) = open().await;

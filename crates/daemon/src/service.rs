@@ -217,6 +217,7 @@ mod tests {
         world.end().await;
     }
 
+    /// Holds: WIRE-I11-1
     #[tokio::test]
     async fn a_machine_is_defined_before_the_answer() {
         let (world, client) = client(true).await;

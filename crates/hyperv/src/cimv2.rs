@@ -191,6 +191,7 @@ mod tests {
         expected.assert_eq(&shown);
     }
 
+    /// Holds: WIRE-G5-1, WIRE-G5-2
     #[test]
     fn the_host_is_found_in_the_ways_clients_look_for_it() {
         check("select * from Win32_ComputerSystem", expect![[r#"\\HOST\root\cimv2:Win32_ComputerSystem.Name="HOST""#]]);

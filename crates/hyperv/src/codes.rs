@@ -158,6 +158,7 @@ mod tests {
 
     use super::*;
 
+    /// Holds: SNAP-4.1-4
     #[test]
     fn each_kind_of_failure_has_its_numbers() {
         use Kind::{

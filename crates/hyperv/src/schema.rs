@@ -78,6 +78,7 @@ mod tests {
         assert!(namespaces.find("root/virtualization").is_none());
     }
 
+    /// Holds: SNAP-1-2, SNAP-1-3, SNAP-7.2-2, SNAP-8.2-1, SNAP-16-3
     #[test]
     fn keys_are_those_of_real_object_paths() {
         let namespaces = Namespaces::load();
@@ -99,6 +100,7 @@ mod tests {
         check("Msvm_VirtualSystemReferencePoint", expect!["InstanceID VirtualSystemIdentifier"]);
     }
 
+    /// Holds: SNAP-3-4
     #[test]
     fn parameters_keep_their_order_because_callers_pass_them_by_position() {
         let namespaces = Namespaces::load();

@@ -267,6 +267,7 @@ mod tests {
         }
     }
 
+    /// Holds: WIRE-E5-2, WIRE-I2-2
     #[test]
     fn scalars() {
         check("<p:P/>", expect![[r#""""#]]);
@@ -281,6 +282,7 @@ mod tests {
         );
     }
 
+    /// Holds: WIRE-I3-1, WIRE-I5-2
     #[test]
     fn instances() {
         check("<p:P><m:Toy_Machine><m:Name>a</m:Name></m:Toy_Machine></p:P>", expect![[r#"Toy_Machine{ Name="a" }"#]]);
@@ -300,6 +302,7 @@ mod tests {
         );
     }
 
+    /// Holds: WIRE-I4-1
     #[test]
     fn references() {
         let uri = "<w:ResourceURI>http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/Toy</w:ResourceURI>";

@@ -131,6 +131,7 @@ mod tests {
         });
     }
 
+    /// Holds: WIRE-A3-2, WIRE-C2-1
     #[test]
     fn the_mark_wins_over_the_header() {
         check("application/soap+xml; charset=\"UTF-8\"", b"<a/>", expect!["Utf8 <a/>"]);

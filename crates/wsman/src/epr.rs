@@ -245,6 +245,7 @@ mod tests {
     use super::*;
     use expect_test::{Expect, expect};
 
+    /// Holds: WIRE-D1-1, WIRE-D1-2, WIRE-D1-3
     #[test]
     fn uris_are_read_in_both_styles() {
         fn check(uri: &str, expected: Expect) {
@@ -275,6 +276,7 @@ mod tests {
         check("", expect!["none"]);
     }
 
+    /// Holds: WIRE-D3-2, WIRE-E8-1
     #[test]
     fn a_written_reference_reads_back_with_the_id_last() {
         let inner = ObjectPath::new("Toy")

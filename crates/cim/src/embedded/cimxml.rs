@@ -264,6 +264,7 @@ mod tests {
         expected.assert_eq(&shown);
     }
 
+    /// Holds: SNAP-1-10, WIRE-I5-1
     #[test]
     fn instances_of_all_clients_are_read() {
         check(

@@ -244,6 +244,7 @@ mod tests {
         expected.assert_eq(&shown);
     }
 
+    /// Holds: WIRE-I2-2, WIRE-I2-3, WIRE-I3-1, WIRE-I3-2
     #[test]
     fn scalars_and_arrays() {
         check([], expect![]);
@@ -291,6 +292,7 @@ mod tests {
         check([text("Nmae", "x")], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: method Run has no input parameter Nmae"]);
     }
 
+    /// Holds: SNAP-1-8, WIRE-I4-1
     #[test]
     fn references() {
         let by_epr = Target::new("root/test", "system").with_key("Name", "x");
@@ -338,6 +340,7 @@ mod tests {
         );
     }
 
+    /// Holds: WIRE-I5-3
     #[test]
     fn embedded_instances() {
         let xml = r#"<INSTANCE CLASSNAME="moresettings"><PROPERTY NAME="EXTRA"><VALUE>True</VALUE></PROPERTY>

@@ -103,6 +103,7 @@ fn set(after_bracket: &[char]) -> Option<(Piece, &[char])> {
 mod tests {
     use super::*;
 
+    /// Holds: WIRE-G1-1
     #[test]
     fn patterns() {
         fn check(pattern: &str, fits: &[&str], others: &[&str]) {

@@ -395,6 +395,7 @@ mod tests {
         expected.assert_eq(&shown);
     }
 
+    /// Holds: WIRE-G1-1, WIRE-G2-1, WIRE-G2-2
     #[test]
     fn selections() {
         check("select * from Msvm_ComputerSystem", expect!["All from Msvm_ComputerSystem: everything"]);
@@ -437,6 +438,7 @@ mod tests {
         );
     }
 
+    /// Holds: WIRE-G7-1
     #[test]
     fn association_queries() {
         check(

@@ -272,6 +272,7 @@ mod tests {
         select.resolve(schema, "HOST")
     }
 
+    /// Holds: WIRE-G1-1, WIRE-G1-2, WIRE-G3-1, WIRE-G4-1
     #[test]
     fn conditions_are_evaluated() {
         fn check(condition: &str, expected: bool) {
@@ -399,6 +400,7 @@ mod tests {
         check("select x from machine", expect!["class Machine has no property x"]);
     }
 
+    /// Holds: WIRE-F2-1
     #[test]
     fn a_query_on_a_superclass_reads_subclasses() {
         let schema = schema();

@@ -272,6 +272,7 @@ mod tests {
         expected.assert_eq(&shown);
     }
 
+    /// Holds: WIRE-C1-1, WIRE-L5-1
     #[test]
     fn names_are_resolved() {
         check(
@@ -288,6 +289,7 @@ mod tests {
         check(r#"<a q:x="1"/>"#, expect!["prefix q is not declared"]);
     }
 
+    /// Holds: WIRE-C1-2
     #[test]
     fn text_is_put_together() {
         check(
@@ -305,6 +307,7 @@ mod tests {
         );
     }
 
+    /// Holds: WIRE-C1-3
     #[test]
     fn what_is_dangerous_or_broken_is_refused() {
         check("<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", expect!["document type declarations are not accepted"]);

@@ -108,6 +108,7 @@ mod tests {
 
     use super::*;
 
+    /// Holds: SNAP-8.2-4
     #[test]
     fn a_failure_is_summed_up_on_one_line() {
         let check = |message: &str, expected: &str| assert_eq!(summary(&Failure::new(Kind::Failed, message)), expected);

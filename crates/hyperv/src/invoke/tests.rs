@@ -14,6 +14,7 @@ use crate::Reaction;
 use crate::schema::VIRTUALIZATION;
 use crate::world::*;
 
+/// Holds: SNAP-4.1-2, SNAP-4.7-2, SNAP-17-11
 #[test]
 fn t11_each_method_has_its_own_name_for_the_snapshot() {
     let view = view(with_snapshot());
@@ -45,6 +46,7 @@ fn t11_each_method_has_its_own_name_for_the_snapshot() {
     );
 }
 
+/// Holds: SNAP-4.2-1, SNAP-5-3, SNAP-5-11
 #[test]
 fn t12_the_type_chooses_between_all_and_disks_and_nothing_more() {
     let view = view(one_vm());
@@ -80,6 +82,7 @@ fn t12_the_type_chooses_between_all_and_disks_and_nothing_more() {
     check("", expect!["32773: SnapshotType is missing: use 2 (full) or 3 (disk)"]);
 }
 
+/// Holds: SNAP-1-10, SNAP-4.2-1, SNAP-4.2-2, SNAP-4.2-3, SNAP-5-11
 #[test]
 fn the_name_of_a_snapshot_is_taken_from_the_settings() {
     let view = view(one_vm());
@@ -130,6 +133,7 @@ fn the_name_of_a_snapshot_is_taken_from_the_settings() {
     );
 }
 
+/// Holds: SNAP-1-1, SNAP-1-5, SNAP-1-9, SNAP-4.1-5, SNAP-9-1, WIRE-D5-1, WIRE-I9-1, WIRE-I14-1
 #[test]
 fn references_are_checked_before_anything_else() {
     let view = view(with_snapshot());
@@ -180,6 +184,7 @@ fn references_are_checked_before_anything_else() {
     expect!["32773: Snapshot is missing"].assert_eq(&show(call(&view, snapshot_service(), "ApplySnapshot", vec![])));
 }
 
+/// Holds: SNAP-4.1-1, SNAP-4.1-5, SNAP-4.2-12, SNAP-17-3, WIRE-I8-2, WIRE-I9-1, WIRE-L4-1
 #[test]
 fn t3_success_is_a_job_and_refusals_have_numbers_and_words() {
     let view = view(with_snapshot());
@@ -203,6 +208,7 @@ fn t3_success_is_a_job_and_refusals_have_numbers_and_words() {
     check(refused(Kind::NotFound), expect!["32773: no: do this"]);
 }
 
+/// Holds: SNAP-3-2, SNAP-4.1-3, SNAP-17-11
 #[test]
 fn methods_that_are_declared_only_say_so_in_their_own_family() {
     let view = view(one_vm());
@@ -251,6 +257,7 @@ fn methods_that_are_declared_only_say_so_in_their_own_family() {
     );
 }
 
+/// Holds: SNAP-1-1, SNAP-2-7, WIRE-I13-1
 #[test]
 fn power_states_are_asked_for_by_number() {
     let view = view(one_vm());
@@ -295,6 +302,7 @@ fn power_states_are_asked_for_by_number() {
     )));
 }
 
+/// Holds: SNAP-8.4-4, SNAP-8.4-6
 #[test]
 fn jobs_end_when_asked_and_explain_themselves() {
     let check = |state: JobState, method: &str, arguments: Vec<(&str, Argument)>, expected: Expect| {
@@ -336,6 +344,7 @@ fn jobs_end_when_asked_and_explain_themselves() {
     check(JobState::Completed, "GetErrorEx", vec![], expect!["0 Errors=-"]);
 }
 
+/// Holds: SNAP-8.4-1, SNAP-8.4-3
 #[test]
 fn the_error_of_a_job_is_an_instance_in_a_string() {
     let mut world = one_vm();

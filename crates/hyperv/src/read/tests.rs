@@ -46,6 +46,8 @@ fn tree(state: &State) -> String {
     format!("{} | current {current} | applied {applied} | state {kind}", parents.join(" "))
 }
 
+/// Holds: SNAP-4.2-10, SNAP-4.2-14, SNAP-4.3-6, SNAP-6-6, SNAP-7.1-2, SNAP-7.3-1, SNAP-7.3-2, SNAP-7.3-3,
+/// SNAP-17-7, SNAP-17-8, SNAP-17-9
 #[test]
 fn t5_to_t10_the_tree_through_create_apply_and_destroy() {
     let mut state = one_vm();
@@ -76,6 +78,7 @@ fn t5_to_t10_the_tree_through_create_apply_and_destroy() {
     check(&state, expect!["B:- cur:- | current  | applied  | state 3"]);
 }
 
+/// Holds: SNAP-4.2-13, SNAP-7.1-8, SNAP-8.3-1, SNAP-8.3-4, SNAP-17-1
 #[test]
 fn t1_a_create_job_leads_to_one_setting_data() {
     let mut state = one_vm();
@@ -100,6 +103,7 @@ fn t1_a_create_job_leads_to_one_setting_data() {
     assert_eq!(column(&view, &jobs, "InstanceID"), job_id(1).to_string());
 }
 
+/// Holds: SNAP-4.2-15, SNAP-17-1
 #[test]
 fn t1_before_the_snapshot_exists_the_job_leads_to_none() {
     let mut state = one_vm();
@@ -109,6 +113,7 @@ fn t1_before_the_snapshot_exists_the_job_leads_to_none() {
     assert_eq!(column(&view(state), &query, "InstanceID"), "");
 }
 
+/// Holds: SNAP-4.1-5, SNAP-8.1-1, SNAP-8.2-3, SNAP-8.2-4, SNAP-8.2-5, SNAP-16-1, SNAP-17-2, WIRE-I10-2
 #[test]
 fn t2_jobs_are_running_until_they_end_and_always_say_what_they_do() {
     fn check(state: JobState, expected: Expect) {
@@ -160,6 +165,7 @@ fn t2_jobs_are_running_until_they_end_and_always_say_what_they_do() {
     );
 }
 
+/// Holds: SNAP-7.1-3, SNAP-17-6
 #[test]
 fn t6_the_roles_of_last_applied_are_the_other_way_round() {
     let mut state = one_vm();
@@ -180,6 +186,7 @@ fn t6_the_roles_of_last_applied_are_the_other_way_round() {
     .assert_eq(&shown.join("\n"));
 }
 
+/// Holds: SNAP-5-4, SNAP-7.1-1, SNAP-17-13
 #[test]
 fn t13_recovery_snapshots_are_shown_as_what_they_are() {
     let mut state = one_vm();
@@ -192,6 +199,7 @@ fn t13_recovery_snapshots_are_shown_as_what_they_are() {
     assert_eq!(column(&view, query, "VirtualSystemType"), "Microsoft:Hyper-V:Snapshot:Recovery");
 }
 
+/// Holds: SNAP-1-4, SNAP-1-6, SNAP-4.2-9, SNAP-7.1-6, SNAP-17-14
 #[test]
 fn t14_snapshots_have_resources_of_their_own_with_their_own_prefix() {
     let mut state = one_vm();
@@ -235,6 +243,7 @@ fn t14_snapshots_have_resources_of_their_own_with_their_own_prefix() {
     );
 }
 
+/// Holds: SNAP-7.2-2, WIRE-E3-2, WIRE-J1-1
 #[test]
 fn every_instance_is_complete_and_found_by_its_own_path() {
     let mut state = one_vm();
@@ -261,6 +270,7 @@ fn every_instance_is_complete_and_found_by_its_own_path() {
     assert!(seen > 50, "{seen}");
 }
 
+/// Holds: SNAP-7.1-14, SNAP-7.2-2
 #[test]
 fn associations_agree_in_both_directions() {
     let mut state = one_vm();
@@ -291,6 +301,7 @@ fn associations_agree_in_both_directions() {
     }
 }
 
+/// Holds: SNAP-7.1-1, SNAP-7.1-4, SNAP-7.2-1, WIRE-G7-3, WIRE-G8-2
 #[test]
 fn the_current_settings_come_first_and_alone_where_it_matters() {
     let mut state = one_vm();
@@ -308,6 +319,7 @@ fn the_current_settings_come_first_and_alone_where_it_matters() {
     check("ResultClass = Msvm_Keyboard", expect![""]);
 }
 
+/// Holds: SNAP-1-3, WIRE-D4-1, WIRE-D4-2
 #[test]
 fn incomplete_keys_do_if_they_name_one() {
     let view = view(one_vm());
@@ -364,6 +376,7 @@ fn incomplete_keys_do_if_they_name_one() {
     check("Msvm_Nothing", &[], expect!["WBEM_E_INVALID_CLASS: there is no class Msvm_Nothing in this namespace"]);
 }
 
+/// Holds: SNAP-1-1, SNAP-1-7, SNAP-3-3, WIRE-G1-2, WIRE-G4-1, WIRE-G5-2, WIRE-G7-4
 #[test]
 fn queries_of_the_field_find_what_they_ask_for() {
     let mut state = one_vm();
@@ -413,6 +426,7 @@ fn queries_of_the_field_find_what_they_ask_for() {
     );
 }
 
+/// Holds: SNAP-2-2, SNAP-2-12, SNAP-2-13
 #[test]
 fn busy_machines_say_with_what() {
     fn check(kind: JobKind, expected: Expect) {

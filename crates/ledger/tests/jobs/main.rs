@@ -226,6 +226,7 @@ fn try_out(name: &str, script: &[Do], fault: Fault) -> (usize, usize) {
     (scene.rig.effects, scene.rig.commits)
 }
 
+/// Holds: SNAP-2-3, SNAP-4.2-9, SNAP-4.3-3, SNAP-4.3-4, SNAP-4.4-3, SNAP-4.4-4, SNAP-4.4-5, SNAP-15-2, SNAP-15-3
 #[test]
 fn every_scenario_completes_without_faults() {
     for &(name, script) in SCENARIOS {
@@ -260,6 +261,7 @@ fn each_step_twice() {
     every_point(|(effects, _)| effects, Fault::EffectTwice);
 }
 
+/// Holds: SNAP-4.2-16, SNAP-4.5-4
 #[test]
 fn failure_at_each_step() {
     every_point(|(effects, _)| effects, Fault::EffectFails);
@@ -270,11 +272,13 @@ fn failure_at_each_step_after_its_work_was_done() {
     every_point(|(effects, _)| effects, Fault::EffectFailsLate);
 }
 
+/// Holds: SNAP-8.4-5
 #[test]
 fn cancel_at_each_step() {
     every_point(|(effects, _)| effects, Fault::Cancel);
 }
 
+/// Holds: SNAP-8.2-10, SNAP-15-5
 #[test]
 fn crash_after_each_step() {
     every_point(|(effects, _)| effects, Fault::CrashAfterEffect);
@@ -297,11 +301,13 @@ fn machines_die_after_each_step() {
     every_point(|(effects, _)| effects, |at| Fault::ProcessDies { at, after: true, heard_first: true });
 }
 
+/// Holds: SNAP-15-5
 #[test]
 fn crash_before_each_commit() {
     every_point(|(_, commits)| commits, Fault::CrashBeforeCommit);
 }
 
+/// Holds: SNAP-15-5
 #[test]
 fn crash_after_each_commit() {
     every_point(|(_, commits)| commits, Fault::CrashAfterCommit);
@@ -312,6 +318,8 @@ fn the_store_fails_at_each_commit() {
     every_point(|(_, commits)| commits, Fault::StoreFails);
 }
 
+/// Holds: SNAP-4.2-10, SNAP-4.3-5, SNAP-4.3-6, SNAP-4.4-2, SNAP-4.5-1, SNAP-4.5-2, SNAP-7.3-1, SNAP-7.3-2,
+/// SNAP-17-5, SNAP-17-8, SNAP-17-9, SNAP-17-10
 #[test]
 fn parents_follow_the_worked_example() {
     let mut scene = Scene::new(Fault::None);
@@ -363,6 +371,7 @@ fn the_users_image_is_merged_into_and_stays() {
     assert_eq!(paths.len(), 3);
 }
 
+/// Holds: SNAP-2-10, SNAP-4.3-1, SNAP-5-12, SNAP-12-3, SNAP-17-4
 #[test]
 fn a_refusal_changes_nothing_and_says_why() {
     let mut scene = Scene::new(Fault::None);
@@ -421,6 +430,7 @@ fn a_refusal_changes_nothing_and_says_why() {
     );
 }
 
+/// Holds: SNAP-4.2-6
 #[test]
 fn the_fifty_first_snapshot_is_refused() {
     let mut scene = Scene::new(Fault::None);

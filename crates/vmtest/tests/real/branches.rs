@@ -4,6 +4,7 @@ use vmtest::service::BOOT;
 
 use super::Rig;
 
+/// Holds: SNAP-4.2-8, SNAP-4.2-11, SNAP-4.3-3, SNAP-4.3-8, SNAP-4.3-11, SNAP-15-4
 #[test]
 fn a_wrecked_guest_comes_back_to_the_moment() {
     let mut rig = Rig::small();
@@ -31,6 +32,7 @@ fn a_wrecked_guest_comes_back_to_the_moment() {
     rig.chain_moves();
 }
 
+/// Holds: SNAP-4.3-5, SNAP-17-5, SNAP-17-9
 #[test]
 fn three_branches_keep_to_themselves() {
     let mut rig = Rig::small();
@@ -50,6 +52,7 @@ fn three_branches_keep_to_themselves() {
     rig.chain_moves();
 }
 
+/// Holds: SNAP-2-3, SNAP-2-5, SNAP-2-8, SNAP-4.3-7, SNAP-4.6-1, SNAP-5-9
 #[test]
 fn every_way_of_standing_still_can_be_snapshotted() {
     let mut rig = Rig::small();
@@ -78,6 +81,7 @@ fn every_way_of_standing_still_can_be_snapshotted() {
     assert_eq!(rig.state(), "off");
 }
 
+/// Holds: SNAP-5-9
 #[test]
 fn disks_alone_boot_again() {
     let mut rig = Rig::small();
@@ -92,6 +96,7 @@ fn disks_alone_boot_again() {
     assert_eq!(rig.marks(), [None, Some("later".into()), Some("later".into())]);
 }
 
+/// Holds: SNAP-2-7, SNAP-2-9
 #[test]
 fn a_reset_boots_the_guest_again_and_a_shutdown_ends_it() {
     let mut rig = Rig::small();

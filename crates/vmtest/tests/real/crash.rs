@@ -46,6 +46,7 @@ fn the_daemon_dies_while_the_guest_runs() {
     rig.expect_snapshots(&["a", "b"]);
 }
 
+/// Holds: SNAP-15-5
 #[test]
 fn the_daemon_dies_while_a_snapshot_is_written() {
     let mut rig = Rig::boot(&["--memory", "768M"]);
@@ -67,6 +68,7 @@ fn the_daemon_dies_while_a_snapshot_is_written() {
     rig.expect_snapshots(&["a", "c"]);
 }
 
+/// Holds: SNAP-15-5
 #[test]
 fn the_daemon_dies_while_layers_merge() {
     let mut rig = Rig::small();
@@ -113,6 +115,7 @@ fn qemu_dies_while_a_snapshot_is_written() {
     rig.expect_snapshots(&["a"]);
 }
 
+/// Holds: SNAP-4.2-16, SNAP-8.4-5
 #[test]
 fn a_cancelled_snapshot_leaves_nothing_behind() {
     let mut rig = Rig::boot(&["--memory", "768M"]);

@@ -12,6 +12,7 @@ fn four_in_a_row() -> Rig {
     rig
 }
 
+/// Holds: SNAP-4.4-1, SNAP-4.4-3, SNAP-4.4-4, SNAP-4.4-5, SNAP-17-10
 #[test]
 fn in_the_middle_at_the_root_and_under_the_live_state() {
     let mut rig = four_in_a_row();
@@ -30,6 +31,7 @@ fn in_the_middle_at_the_root_and_under_the_live_state() {
     assert_eq!(files(&rig), 0, "the guest lives in the images its owner gave");
 }
 
+/// Holds: SNAP-4.4-1, SNAP-4.4-3, SNAP-4.5-1, SNAP-4.5-2, SNAP-15-3, SNAP-17-9, SNAP-17-10
 #[test]
 fn a_branching_point_and_a_subtree() {
     let mut rig = four_in_a_row();
@@ -47,6 +49,7 @@ fn a_branching_point_and_a_subtree() {
     assert_eq!(files(&rig), 0);
 }
 
+/// Holds: SNAP-4.4-5
 #[test]
 fn while_the_machine_is_off() {
     let mut rig = four_in_a_row();
@@ -63,6 +66,7 @@ fn while_the_machine_is_off() {
     assert_eq!(rig.marks(), [None, Some("c".into()), Some("c".into())]);
 }
 
+/// Holds: SNAP-12-3
 #[test]
 fn a_removed_machine_leaves_only_its_owners_images() {
     let rig = four_in_a_row();

@@ -8,6 +8,8 @@ use vmtest::service::{BOOT, wait_for};
 
 use super::Rig;
 
+/// Holds: SNAP-2-5, SNAP-2-11, SNAP-4.2-8, SNAP-4.2-13, SNAP-4.3-1, SNAP-4.3-7, SNAP-4.4-6, SNAP-6-7, SNAP-8.1-1,
+/// SNAP-17-1, SNAP-17-2, SNAP-17-3, SNAP-17-4, WIRE-I10-1, WIRE-I10-2
 #[test]
 fn an_outside_client_does_what_microsofts_sample_does() {
     let mut rig = Rig::small();

@@ -53,6 +53,7 @@ fn memory_files(directory: &Path) -> usize {
     images.filter(|image| image.path().join("memory").exists()).count()
 }
 
+/// Holds: SNAP-4.2-16
 #[test]
 fn the_guest_goes_on_whenever_the_disk_fills_up() {
     let mut rig = Rig::boot_on(Service::start_on_small_disk(DISK_MIB).unwrap(), &["--memory", "1G"]);

@@ -50,6 +50,7 @@ fn find<'a>(element: &'a Element, name: &str) -> Option<&'a Element> {
     if element.name == name { Some(element) } else { element.elements().find_map(|child| find(child, name)) }
 }
 
+/// Holds: WIRE-K2-1
 #[test]
 fn what_is_no_envelope() {
     let soap = ns::SOAP;
@@ -83,6 +84,7 @@ fn what_is_no_envelope() {
     "#]].assert_eq(&told);
 }
 
+/// Holds: WIRE-C8-1, WIRE-C8-3, WIRE-C9-1
 #[test]
 fn headers_that_steer_the_exchange() {
     let cases = [
@@ -118,6 +120,7 @@ fn headers_that_steer_the_exchange() {
     );
 }
 
+/// Holds: WIRE-C5-2, WIRE-C6-2, WIRE-C7-1
 #[test]
 fn headers_that_must_be_understood() {
     let cases = [
@@ -151,6 +154,7 @@ fn headers_that_must_be_understood() {
     );
 }
 
+/// Holds: WIRE-D2-2, WIRE-D4-2, WIRE-D6-1, WIRE-J4-1, WIRE-K2-1, WIRE-K4-1
 #[test]
 fn addresses() {
     let many: String = (0..70).map(|i| format!("<wsman:Selector Name=\"k{i}\"/>")).collect();
@@ -184,6 +188,7 @@ fn addresses() {
     );
 }
 
+/// Holds: WIRE-D6-1, WIRE-F1-2, WIRE-G5-2, WIRE-K2-1
 #[test]
 fn queries() {
     let cases = [
@@ -215,6 +220,7 @@ fn queries() {
     );
 }
 
+/// Holds: WIRE-F2-1, WIRE-F7-2, WIRE-H1-1
 #[test]
 fn other_filters() {
     let cases = [("2/Toy_Machine", "2/*"), (">32000<", ">4294967295<"), (">32000<", ">0<")];
@@ -253,6 +259,7 @@ fn other_filters() {
     );
 }
 
+/// Holds: WIRE-F9-1, WIRE-K2-1
 #[test]
 fn methods_fragments_and_contexts() {
     let cases = [
@@ -311,6 +318,7 @@ fn pull(lab: &mut Lab, context: &str) -> String {
     refusal(lab, "", corpus("virsh-pull").replace("@CONTEXT@", context).as_bytes())
 }
 
+/// Holds: WIRE-F6-2, WIRE-F9-2
 #[test]
 fn an_enumeration_belongs_to_who_began_it_and_does_not_live_for_ever() {
     let mut lab = Lab::new();
@@ -327,6 +335,7 @@ fn an_enumeration_belongs_to_who_began_it_and_does_not_live_for_ever() {
     assert!(pull(&mut lab, &context).contains("n:InvalidEnumerationContext"));
 }
 
+/// Holds: WIRE-F9-2, WIRE-L2-1
 #[test]
 fn too_many_enumerations_push_out_the_idlest_of_the_same_principal() {
     let mut lab = Lab::new();
@@ -345,6 +354,7 @@ fn too_many_enumerations_push_out_the_idlest_of_the_same_principal() {
     assert_eq!(pull(&mut lab, &others), "ok");
 }
 
+/// Holds: WIRE-C8-2, WIRE-L1-1
 #[test]
 fn a_reply_stays_below_what_the_client_accepts() {
     let long = "x".repeat(5_000);
@@ -363,6 +373,7 @@ fn a_reply_stays_below_what_the_client_accepts() {
     }
 }
 
+/// Holds: WIRE-C8-2, WIRE-L1-1
 #[test]
 fn what_can_never_fit_is_a_fault() {
     let mut lab = Lab::new();
@@ -409,6 +420,7 @@ fn an_answer_to_another_question_is_our_own_fault() {
     assert!(text.contains("s:Receiver") && text.contains("w:InternalError"), "{text}");
 }
 
+/// Holds: WIRE-K2-2
 #[test]
 fn time_runs_out_with_its_own_fault() {
     let mut lab = Lab::new();

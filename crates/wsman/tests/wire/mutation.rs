@@ -92,6 +92,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
+/// Holds: WIRE-A2-1
 #[test]
 fn damaged_requests_are_answered() {
     let mut requests: Vec<_> = std::fs::read_dir(corpus_dir()).unwrap().map(|entry| entry.unwrap().path()).collect();

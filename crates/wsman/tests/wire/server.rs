@@ -23,6 +23,7 @@ fn check_all(requests: &[&str], expected: Expect) {
     expected.assert_eq(&told);
 }
 
+/// Holds: WIRE-A3-1, WIRE-C2-2, WIRE-C3-1, WIRE-E2-1, WIRE-I1-1, WIRE-I12-2, WIRE-K3-1
 #[test]
 fn the_whole_envelope_has_the_prefixes_virsh_takes_for_granted() {
     let (_, reply) = Lab::new().exchange("", corpus("virtwho-invoke").as_bytes());
@@ -48,6 +49,7 @@ fn the_whole_envelope_has_the_prefixes_virsh_takes_for_granted() {
         </s:Envelope>"#]].assert_eq(&format!("{} {}\n{}", reply.status, reply.content_type, text.replace("><", ">\n<")));
 }
 
+/// Holds: WIRE-C10-1
 #[test]
 fn identify() {
     check(
@@ -62,6 +64,7 @@ fn identify() {
     );
 }
 
+/// Holds: WIRE-D1-1, WIRE-D3-1, WIRE-D4-1, WIRE-E1-3, WIRE-E3-1, WIRE-E4-1, WIRE-E5-1, WIRE-E6-1, WIRE-J1-1
 #[test]
 fn get() {
     check(
@@ -101,6 +104,7 @@ fn get() {
     );
 }
 
+/// Holds: WIRE-F4-1, WIRE-F8-1
 #[test]
 fn virsh_pulls_one_by_one() {
     check_all(
@@ -159,6 +163,7 @@ fn virsh_pulls_one_by_one() {
     );
 }
 
+/// Holds: WIRE-C1-2, WIRE-F7-1, WIRE-G6-1
 #[test]
 fn projections_are_fragments() {
     check_all(
@@ -196,6 +201,7 @@ fn projections_are_fragments() {
     );
 }
 
+/// Holds: WIRE-D1-2, WIRE-D2-1, WIRE-F4-1, WIRE-F5-1, WIRE-F11-1
 #[test]
 fn a_class_at_once_in_dmtf_style() {
     check(
@@ -241,6 +247,7 @@ fn a_class_at_once_in_dmtf_style() {
     );
 }
 
+/// Holds: WIRE-D1-3, WIRE-D5-1, WIRE-F1-1, WIRE-F1-2, WIRE-F10-2, WIRE-G7-1
 #[test]
 fn associations_both_ways_of_asking() {
     check(
@@ -291,6 +298,7 @@ fn associations_both_ways_of_asking() {
     );
 }
 
+/// Holds: WIRE-E8-1, WIRE-F10-1, WIRE-H1-1, WIRE-H1-2
 #[test]
 fn connections_as_addresses() {
     check(
@@ -341,6 +349,7 @@ fn connections_as_addresses() {
     );
 }
 
+/// Holds: WIRE-F1-2, WIRE-H2-1
 #[test]
 fn selector_filters() {
     check(
@@ -368,6 +377,7 @@ fn selector_filters() {
     );
 }
 
+/// Holds: WIRE-F9-1
 #[test]
 fn release_ends_an_enumeration() {
     check_all(
@@ -403,6 +413,7 @@ fn release_ends_an_enumeration() {
     );
 }
 
+/// Holds: WIRE-I4-1, WIRE-I5-1, WIRE-I8-1
 #[test]
 fn virsh_passes_references_and_instances_in_text() {
     check(
@@ -439,6 +450,7 @@ fn virsh_passes_references_and_instances_in_text() {
     );
 }
 
+/// Holds: WIRE-C4-1, WIRE-C6-1, WIRE-C7-1, WIRE-I4-1
 #[test]
 fn mi_passes_references_by_their_keys() {
     check(
@@ -474,6 +486,7 @@ fn mi_passes_references_by_their_keys() {
     );
 }
 
+/// Holds: WIRE-C1-1, WIRE-I1-1, WIRE-I3-1, WIRE-I4-1, WIRE-I5-2
 #[test]
 fn go_wsman_passes_wrapped_references_and_elements() {
     check(
@@ -510,6 +523,7 @@ fn go_wsman_passes_wrapped_references_and_elements() {
     );
 }
 
+/// Holds: WIRE-I2-1, WIRE-I3-1
 #[test]
 fn virt_who_passes_everything_in_one_namespace() {
     check(
@@ -529,6 +543,7 @@ fn virt_who_passes_everything_in_one_namespace() {
     );
 }
 
+/// Holds: WIRE-J1-2, WIRE-K1-1
 #[test]
 fn put_is_refused_cleanly() {
     check(
@@ -554,6 +569,7 @@ fn put_is_refused_cleanly() {
     );
 }
 
+/// Holds: WIRE-C2-1
 #[test]
 fn utf16_is_answered_in_utf16_little_endian() {
     let request = corpus("gow-get-singleton");
@@ -571,6 +587,7 @@ fn utf16_is_answered_in_utf16_little_endian() {
     .assert_eq(&format!("{} {}\n{start}", reply.status, reply.content_type));
 }
 
+/// Holds: WIRE-J2-1, WIRE-J3-1
 #[test]
 fn fragments_and_classes() {
     check(

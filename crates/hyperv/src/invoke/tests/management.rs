@@ -21,6 +21,7 @@ fn path(view: &View, device: Device) -> String {
     Object::Resource(Owner::Vm(V), device).path(view).to_string().replace('\\', "\\\\").replace('"', "\\\"")
 }
 
+/// Holds: WIRE-I5-4
 #[test]
 fn machines_are_defined_from_settings() {
     let view = view(one_vm());
@@ -74,6 +75,7 @@ fn machines_are_defined_from_settings() {
     );
 }
 
+/// Holds: SNAP-6-12, SNAP-6-13, WIRE-I5-4
 #[test]
 fn only_names_notes_and_the_snapshot_kind_change_by_settings() {
     let view = view(with_snapshot());
@@ -129,6 +131,7 @@ fn only_names_notes_and_the_snapshot_kind_change_by_settings() {
     );
 }
 
+/// Holds: SNAP-6-13
 #[test]
 fn a_setting_that_comes_back_unchanged_changes_nothing() {
     let view = view(with_snapshot());
@@ -151,6 +154,7 @@ fn check_add(view: &View, resource: String, expected: Expect) {
     expected.assert_eq(&show(call(view, management_service(), "AddResourceSettings", arguments)));
 }
 
+/// Holds: WIRE-I6-1, WIRE-I7-1
 #[test]
 fn controllers_drives_and_disks_are_added_by_their_type() {
     let view = view(one_vm());
@@ -284,6 +288,7 @@ fn processors_and_memory_are_changed_by_their_id() {
     );
 }
 
+/// Holds: SNAP-6-14
 #[test]
 fn connections_are_changed_by_their_id_and_the_rest_is_not() {
     let check = check_modify;
@@ -334,6 +339,7 @@ fn connections_are_changed_by_their_id_and_the_rest_is_not() {
     );
 }
 
+/// Holds: SNAP-6-14
 #[test]
 fn resources_are_removed_by_their_path() {
     let view = view(with_snapshot());
@@ -408,6 +414,7 @@ fn the_size_of_system_files_is_that_of_saved_memory() {
     check(vssd(V.0), expect!["0 Size=0"]);
 }
 
+/// Holds: SNAP-8.3-4, SNAP-10-1, SNAP-10-2, SNAP-10-3, SNAP-10-4, SNAP-10-5, WIRE-I12-2
 #[test]
 fn summaries_say_what_is_asked_for() {
     let mut state = with_snapshot();
