@@ -62,6 +62,7 @@ impl Service {
             state: self.0.pump.state(),
             now,
             utc_offset_minutes: crate::facts::utc_offset_minutes(now),
+            role: hyperv::Role::Administer,
         }
     }
 

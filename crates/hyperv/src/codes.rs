@@ -17,6 +17,8 @@ pub const JOB_STARTED: u32 = 4096;
 pub const CIM_NOT_SUPPORTED: u32 = 1;
 /// Something failed.
 pub const FAILED: u32 = 32768;
+/// The caller may not.
+pub const ACCESS_DENIED: u32 = 32769;
 /// Not supported.
 pub const NOT_SUPPORTED: u32 = 32770;
 /// It took too long.
@@ -61,6 +63,7 @@ pub fn error_code(kind: Kind) -> u32 {
         Kind::InvalidState => INVALID_STATE,
         Kind::InUse => IN_USE,
         Kind::NotSupported => NOT_SUPPORTED,
+        Kind::AccessDenied => ACCESS_DENIED,
         Kind::OutOfMemory => OUT_OF_MEMORY,
         Kind::Timeout => TIMEOUT,
         Kind::MachineGone => NOT_AVAILABLE,
@@ -84,6 +87,7 @@ pub fn status(kind: Kind) -> Status {
         Kind::InvalidParameter => Status::InvalidParameter,
         Kind::NotFound => Status::NotFound,
         Kind::NotSupported => Status::NotSupported,
+        Kind::AccessDenied => Status::AccessDenied,
         Kind::LimitReached => Status::LimitsExceeded,
         Kind::InvalidState
         | Kind::InUse
@@ -162,8 +166,8 @@ mod tests {
     #[test]
     fn each_kind_of_failure_has_its_numbers() {
         use Kind::{
-            Cancelled, Failed, InUse, Interrupted, InvalidParameter, InvalidState, LimitReached, MachineGone, NoSpace,
-            NotFound, NotSupported, OutOfMemory, Timeout,
+            AccessDenied, Cancelled, Failed, InUse, Interrupted, InvalidParameter, InvalidState, LimitReached,
+            MachineGone, NoSpace, NotFound, NotSupported, OutOfMemory, Timeout,
         };
         let all = [
             InvalidParameter,
@@ -172,6 +176,7 @@ mod tests {
             InUse,
             LimitReached,
             NotSupported,
+            AccessDenied,
             NoSpace,
             OutOfMemory,
             Timeout,
@@ -191,6 +196,7 @@ mod tests {
             InUse [32775, 32774, 4] WBEM_E_FAILED
             LimitReached [32768, 32768, 4] WBEM_E_QUOTA_VIOLATION
             NotSupported [32770, 32770, 1] WBEM_E_NOT_SUPPORTED
+            AccessDenied [32769, 32769, 4] WBEM_E_ACCESS_DENIED
             NoSpace [32768, 32768, 4] WBEM_E_FAILED
             OutOfMemory [32778, 32778, 4] WBEM_E_FAILED
             Timeout [32772, 32772, 4] WBEM_E_FAILED

@@ -14,7 +14,7 @@
 //! the moment the enumeration began.
 //!
 //! Reading order: [`object`] (what can be named, and how), [`class`] (one file for each class: which property says
-//! what), [`assoc`] (which objects are connected), [`read`] (queries), [`invoke`] (methods), [`codes`] (the numbers).
+//! what), [`assoc`] (which objects are connected), [`read`] (queries), [`invoke`] (methods), [`role`] (who may call them), [`codes`] (the numbers).
 
 pub mod assoc;
 mod cimv2;
@@ -23,6 +23,7 @@ pub mod codes;
 pub mod invoke;
 pub mod object;
 pub mod read;
+pub mod role;
 pub mod schema;
 pub mod view;
 
@@ -32,6 +33,7 @@ use cim::op::{Answer, Operation};
 use cim::{Error, Status};
 
 pub use invoke::{Completion, Outcome, Reaction, Submission};
+pub use role::Role;
 pub use schema::Namespaces;
 pub use view::{Host, View};
 

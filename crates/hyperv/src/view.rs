@@ -8,6 +8,7 @@ use ledger::id::VmId;
 use ledger::state::{State, Timestamp};
 use uuid::Uuid;
 
+use crate::role::Role;
 use crate::schema::Namespaces;
 
 /// Where a machine's serial port, numbered from zero, can be reached, as a path on this host; `None` if it cannot.
@@ -42,6 +43,8 @@ pub struct View {
     pub now: Timestamp,
     /// Minutes that local time is ahead of UTC; for names that show a date.
     pub utc_offset_minutes: i16,
+    /// What whoever asks may do.
+    pub role: Role,
 }
 
 impl View {

@@ -159,6 +159,7 @@ pub fn view(state: State) -> View {
         state: Arc::new(state),
         now: NOW,
         utc_offset_minutes: 60,
+        role: crate::Role::Administer,
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Kind {
     LimitReached,
     /// The feature does not exist here.
     NotSupported,
+    /// The caller may not ask for this.
+    AccessDenied,
     /// The disk is full, or would be.
     NoSpace,
     /// The host could not give memory.

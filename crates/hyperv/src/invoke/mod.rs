@@ -1,6 +1,6 @@
 //! Methods: from a call to requests of the ledger, and from its replies to return values.
 //!
-//! Checks come in a fixed order: the call fits the declaration (an error of WMI otherwise), references resolve, objects
+//! Checks come in a fixed order: the caller may call this, the call fits the declaration (an error of WMI otherwise), references resolve, objects
 //! are of the right kind, embedded settings make sense. Whether the machine is in the right state and not busy is the
 //! ledger's to say. All of these refusals are return values with words beside them, see [`Outcome`].
 
@@ -79,6 +79,9 @@ pub fn invoke(
     let object = find_object(view, target)?;
     let class = known(schema, object.class())?;
     let method = class.method(method).ok_or_else(|| Error::method_not_found(&class.name, method))?;
+    if let Some(denied) = crate::role::denial(view.role, &class.name, method)? {
+        return Ok(denied);
+    }
     let arguments = bind_arguments(schema, method, arguments)?;
     let call = Call { view, namespace: &target.namespace, object, method, arguments };
     let reaction = match object {
