@@ -148,7 +148,7 @@ fn declaration(
 }
 
 fn enumerate(header: &Header, body: &Element) -> Result<Request, Fault> {
-    let (resource, namespace) = header.resource()?;
+    let (resource, mut namespace) = header.resource()?;
     if resource.is_declaration {
         return declaration(header, resource, namespace, true);
     }
@@ -161,6 +161,13 @@ fn enumerate(header: &Header, body: &Element) -> Result<Request, Fault> {
             polymorphic: is_polymorphic(body),
         },
     };
+    // The URI of all classes names no namespace. Who asks for what belongs to an object may leave it to that object's.
+    if let Query::Associators { source, .. } | Query::References { source, .. } = &query
+        && resource.namespace.is_none()
+        && header.selectors.namespace.is_none()
+    {
+        namespace.clone_from(&source.namespace);
+    }
     let optimized = match body.child(ns::WSMAN, "OptimizeEnumeration") {
         Some(_) => Some(max_elements(body)?.unwrap_or(DEFAULT_ROWS)),
         None => None,
