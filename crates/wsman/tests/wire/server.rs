@@ -297,12 +297,15 @@ fn associations_both_ways_of_asking() {
         </n:EnumerateResponse>"#]],
     );
     // The URI of all classes and no selector: the namespace is that of the object.
-    check("wsl-associated", expect![[r#"
+    check(
+        "wsl-associated",
+        expect![[r#"
         Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" association_class: None, result_class: None, role: None, result_role: None, keys_only: false
         200
         <n:EnumerateResponse>
           <n:EnumerationContext>uuid:01010101-0101-4101-8101-010101010101</n:EnumerationContext>
-        </n:EnumerateResponse>"#]]);
+        </n:EnumerateResponse>"#]],
+    );
 }
 
 /// Holds: WIRE-E8-1, WIRE-F10-1, WIRE-H1-1, WIRE-H1-2
