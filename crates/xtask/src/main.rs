@@ -2,7 +2,7 @@
 //!
 //! | task | what it does |
 //! | --- | --- |
-//! | `setup` | installs what this machine lacks: QEMU, firmware, packages the guest is made of, a WinRM client |
+//! | `setup` | installs what this machine lacks: QEMU, firmware, packages the guest is made of, WinRM clients, a KDC |
 //! | `guest` | builds the test guest's disks |
 //! | `tidy` | checks the house rules |
 //! | `conformance` | writes docs/CONFORMANCE.md from the list of requirements and the marks of the tests |

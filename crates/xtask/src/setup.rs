@@ -1,8 +1,8 @@
 //! Installs what a fresh Debian machine lacks, and only that.
 //!
-//! Three groups: packages of the system (QEMU 9 or newer, UEFI firmware, ...), packages that only the guest is made of
-//! and that are unpacked below the target directory without being installed, and a Python environment with a WinRM
-//! client that somebody else wrote.
+//! Three groups: packages of the system (QEMU 9 or newer, UEFI firmware, a Kerberos KDC for the tests, ...), packages that
+//! only the guest is made of and that are unpacked below the target directory without being installed, and a Python
+//! environment with WinRM clients that others wrote.
 //!
 //! What is there is found out by looking (does QEMU say it is new enough?), never by asking the package manager, so a
 //! QEMU built by hand counts. A second run installs nothing and takes a fraction of a second.
@@ -19,8 +19,10 @@ use crate::shell::{Context, Failure, Result, Tool, Workspace, step};
 
 /// Oldest QEMU with everything the service uses: `mapped-ram` (9.0).
 const QEMU_MAJOR: u32 = 9;
-/// The WinRM client and its version; pinned, because it is the oracle of the client tests.
-const CLIENT: &str = "pypsrp==0.9.1";
+/// Client libraries of others, pinned, because they are the oracles of the client tests. The last two are what os-win needs
+/// and no longer names.
+const CLIENTS: [&str; 5] =
+    ["pypsrp[kerberos]==0.9.1", "pywinrm==0.5.0", "os-win==5.9.0", "six==1.17.0", "setuptools<81"];
 
 /// Brings this machine to where everything else in `xtask` works.
 pub fn run(workspace: &Workspace) -> Result<()> {
@@ -37,7 +39,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     make_client(workspace)
 }
 
-/// The Python that can import the outside WinRM client.
+/// The Python that can import the outside WinRM clients.
 pub fn client_python(workspace: &Workspace) -> PathBuf {
     workspace.target.join("client/bin/python")
 }
@@ -51,8 +53,29 @@ fn missing_packages(workspace: &Workspace) -> Vec<&'static str> {
         ("ovmf", Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").exists()),
         ("e2fsprogs", Tool::new("mke2fs").arg("-V").succeeds()),
         ("python3-venv", client || Tool::new("python3").args(["-c", "import venv, ensurepip"]).succeeds()),
+        // The bindings of the Kerberos client library are compiled where they are used.
+        ("python3-dev", client || Tool::new("python3").args(["-c", HAS_PYTHON_HEADERS]).succeeds()),
+        ("libkrb5-dev", client || Tool::new("krb5-config").args(["--libs", "gssapi"]).succeeds()),
+        ("gcc", client || Tool::new("gcc").arg("--version").succeeds()),
+        // A realm for the tests, and a client of shell scripts with what it calls.
+        ("krb5-kdc", in_path("krb5kdc")),
+        ("krb5-admin-server", in_path("kadmin.local")),
+        ("krb5-user", in_path("kinit")),
+        ("wsl", in_path("wslenum")),
+        ("curl", in_path("curl")),
+        ("libxml2-utils", in_path("xmllint")),
+        ("uuid-runtime", in_path("uuidgen")),
     ];
     wanted.into_iter().filter(|(_, there)| !there).map(|(package, _)| package).collect()
+}
+
+/// Succeeds if the header that extensions are compiled against is there.
+const HAS_PYTHON_HEADERS: &str =
+    "import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))";
+
+/// Whether there is such a program. Some do no harmless thing that could be tried instead.
+fn in_path(program: &str) -> bool {
+    Tool::new("sh").args(["-c", "command -v \"$1\"", "sh", program]).succeeds()
 }
 
 fn has_recent_qemu() -> bool {
@@ -167,19 +190,19 @@ fn candidate_major(package: &str) -> Option<u32> {
 
 fn client_is_ready(workspace: &Workspace) -> bool {
     let stamp = workspace.target.join("client/installed");
-    client_python(workspace).exists() && fs::read_to_string(stamp).is_ok_and(|installed| installed == CLIENT)
+    client_python(workspace).exists() && fs::read_to_string(stamp).is_ok_and(|installed| installed == CLIENTS.join(" "))
 }
 
 fn make_client(workspace: &Workspace) -> Result<()> {
     if client_is_ready(workspace) {
         return Ok(());
     }
-    step(format!("installing {CLIENT} into a Python environment of its own"));
+    step(format!("installing {} into a Python environment of its own", CLIENTS.join(", ")));
     let directory = workspace.target.join("client");
     Tool::new("python3").args(["-m", "venv", "--clear"]).arg(&directory).read()?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", CLIENT];
-    Tool::new(client_python(workspace)).args(pip).read()?;
-    fs::write(directory.join("installed"), CLIENT).context("cannot write the client's stamp")
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    Tool::new(client_python(workspace)).args(pip).args(CLIENTS).read()?;
+    fs::write(directory.join("installed"), CLIENTS.join(" ")).context("cannot write the clients' stamp")
 }
 
 #[cfg(test)]

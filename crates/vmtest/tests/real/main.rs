@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports, in its helpers too")]
 
 mod branches;
+mod clients;
 mod crash;
 mod destroy;
 mod outside;

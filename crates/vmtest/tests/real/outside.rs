@@ -1,4 +1,4 @@
-//! Programs that nobody here wrote: a WS-Management client, and QEMU without us.
+//! QEMU without us starts what we saved.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,23 +10,6 @@ use super::Rig;
 
 /// Holds: SNAP-2-5, SNAP-2-11, SNAP-4.2-8, SNAP-4.2-13, SNAP-4.3-1, SNAP-4.3-7, SNAP-4.4-6, SNAP-6-7, SNAP-8.1-1,
 /// SNAP-17-1, SNAP-17-2, SNAP-17-3, SNAP-17-4, WIRE-I10-1, WIRE-I10-2
-#[test]
-fn an_outside_client_does_what_microsofts_sample_does() {
-    let mut rig = Rig::small();
-    rig.start_chain();
-    rig.mark("live");
-    let python =
-        std::env::var_os("SNAPVISOR_CLIENT_PYTHON").expect("`cargo xtask test` names the client's interpreter");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/client.py");
-    let port = rig.service.url.rsplit(':').next().unwrap().split('/').next().unwrap().to_owned();
-    let output = Command::new(python).arg(script).args([&port, "g"]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("done"), "{text}");
-    rig.agent.disconnect();
-    rig.expect_mark("live");
-    rig.chain_moves();
-}
-
 #[test]
 fn plain_qemu_starts_a_snapshot_from_its_files() {
     let mut rig = Rig::small();

@@ -1,14 +1,15 @@
-"""What Microsoft's own sample does, through a WS-Management client that nobody here wrote (pypsrp).
+"""What Microsoft's own sample does, through WS-Management clients that nobody here wrote.
 
 Finds the service and the machine by name, takes a snapshot with type 2 and an empty settings string, follows the job,
 finds the snapshot through the job; then applies it, starts the machine and destroys the snapshot.
-Usage: client.py PORT MACHINE
+After taking the snapshot it waits for a line on its standard input.
+Usage: life.py MACHINE LIBRARY AUTH URL [USER PASSWORD [AUTHORITIES]], see connections.py
 """
 import sys
 import time
 import xml.etree.ElementTree as ET
 
-from pypsrp.wsman import WSMan, WSManAction, SelectorSet, NAMESPACES
+import connections
 
 BASE = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2/"
 WQL = "http://schemas.microsoft.com/wbem/wsman/1/WQL"
@@ -40,14 +41,14 @@ def query(wsman, wql):
     body = ET.Element("{%s}Enumerate" % N["n"])
     filter_ = ET.SubElement(body, "{%s}Filter" % N["w"], {"Dialect": WQL})
     filter_.text = wql
-    answer = wsman.enumerate(BASE + "*", body)
+    answer = wsman.send(N["n"] + "/Enumerate", BASE + "*", body)
     found = []
     context = answer.find(".//n:EnumerationContext", N)
     while True:
         pull = ET.Element("{%s}Pull" % N["n"])
         ET.SubElement(pull, "{%s}EnumerationContext" % N["n"]).text = context.text
         ET.SubElement(pull, "{%s}MaxElements" % N["n"]).text = "50"
-        answer = wsman.pull(BASE + "*", pull)
+        answer = wsman.send(N["n"] + "/Pull", BASE + "*", pull)
         items = answer.find(".//n:Items", N)
         found += list(items) if items is not None else []
         if answer.find(".//n:EndOfSequence", N) is not None:
@@ -65,18 +66,11 @@ def reference(parent, namespace, name, class_name, keys):
         ET.SubElement(selectors, "{%s}Selector" % N["w"], {"Name": key}).text = value
 
 
-def selectors(keys):
-    selector_set = SelectorSet()
-    for key, value in keys.items():
-        selector_set.add_option(key, value)
-    return selector_set
-
-
 def invoke(wsman, class_name, keys, method, fill):
     uri = BASE + class_name
     body = ET.Element("{%s}%s_INPUT" % (uri, method))
     fill(body, uri)
-    answer = wsman.invoke(uri + "/" + method, uri, body, selector_set=selectors(keys))
+    answer = wsman.send(uri + "/" + method, uri, body, keys)
     result = answer if local(answer).endswith("_OUTPUT") else answer.find(".//{%s}%s_OUTPUT" % (uri, method))
     code = int(text(result, "ReturnValue"))
     job = properties(result).get("Job")
@@ -104,8 +98,8 @@ def state_of(wsman, machine):
 
 
 def main():
-    port, name = int(sys.argv[1]), sys.argv[2]
-    wsman = WSMan("127.0.0.1", port=port, ssl=False, auth="basic", encryption="never", username="u", password="p")
+    name = sys.argv[1]
+    wsman = connections.connect(*sys.argv[2:])
     services = query(wsman, "SELECT * FROM Msvm_VirtualSystemSnapshotService")
     assert len(services) == 1
     service = {key: text(services[0], key) for key in ("CreationClassName", "Name", "SystemCreationClassName", "SystemName")}
@@ -129,7 +123,8 @@ def main():
     snapshot = {"InstanceID": text(found[0], "InstanceID")}
     assert text(found[0], "VirtualSystemType") == "Microsoft:Hyper-V:Snapshot:Realized"
     assert text(found[0], "IsSaved") == "true" and text(found[0], "VirtualSystemIdentifier") == machine
-    print("created", snapshot["InstanceID"])
+    print("created", snapshot["InstanceID"], flush=True)
+    sys.stdin.readline()
 
     def snapshot_argument(parameter):
         return lambda body, uri: reference(body, uri, parameter, "Msvm_VirtualSystemSettingData", snapshot)
