@@ -25,7 +25,7 @@ use crate::context::{
 use crate::lockout::{Lockout, Source};
 use crate::secret::{Password, Phc};
 use crate::spnego;
-use crate::users::{Role, User, Users};
+use crate::users::{Role, User, Users, local_name};
 
 /// Longest `Authorization` header. Kerberos tickets with many group memberships reach 48 KiB, in base64 64 KiB.
 pub const AUTHORIZATION_BYTES_MAX: usize = 64 * 1024;
@@ -70,7 +70,8 @@ pub enum BodyKind {
 /// What to do with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Serve it. If the body is sealed, [`Connection::unseal`] has to open it first.
+    /// Serve it. If the body is sealed, [`crate::sealed::open`] has to open it first, with
+    /// [`Connection::seal`]; if that fails, answer 400 and end the connection.
     Serve {
         /// Who asks.
         caller: Caller,
@@ -376,13 +377,6 @@ impl Credentials {
         let scheme = known.ok_or(Reason::NotOffered("this scheme"))?;
         Ok(Self::Token { scheme, token: decoded.to_vec() })
     }
-}
-
-/// The user in `user`, `HOST\user`, `.\user` and `user@host`. We know only users of our own, so where the client thinks
-/// that they are at home does not matter; Windows outside a domain does the same.
-fn local_name(name: &str) -> &str {
-    let name = name.rsplit_once('\\').map_or(name, |(_, user)| user);
-    name.split_once('@').map_or(name, |(user, _)| user)
 }
 
 /// A table of counters cannot be left half changed.

@@ -12,7 +12,10 @@
 
 pub mod connection;
 pub mod context;
+mod der;
 pub mod lockout;
+pub mod ntlm;
+pub mod sealed;
 pub mod secret;
 pub mod spnego;
 pub mod users;

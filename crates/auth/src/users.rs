@@ -285,6 +285,13 @@ impl fmt::Display for Users {
     }
 }
 
+/// The user in `user`, `HOST\user`, `.\user` and `user@host`. We know only users of our own, so where the client thinks
+/// that they are at home does not matter; Windows outside a domain does the same.
+pub fn local_name(name: &str) -> &str {
+    let name = name.rsplit_once('\\').map_or(name, |(_, user)| user);
+    name.split_once('@').map_or(name, |(user, _)| user)
+}
+
 /// A name as it is compared.
 pub fn fold(name: &str) -> String {
     name.to_lowercase()
