@@ -9,7 +9,11 @@ use uuid::Uuid;
 const IDENTITY_FILES: [&str; 2] = ["/sys/class/dmi/id/product_uuid", "/etc/machine-id"];
 
 /// The host as the namespace shows it.
-pub fn host(data_root: PathBuf, serial: hyperv::view::SerialPath) -> hyperv::Host {
+pub fn host(
+    data_root: PathBuf,
+    serial: hyperv::view::SerialPath,
+    process: hyperv::view::ProcessNumber,
+) -> hyperv::Host {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     hyperv::Host {
@@ -17,9 +21,11 @@ pub fn host(data_root: PathBuf, serial: hyperv::view::SerialPath) -> hyperv::Hos
         name: name.split('.').next().unwrap_or("localhost").to_owned(),
         uuid: identity(),
         processors: u32::try_from(processors).unwrap_or(u32::MAX),
-        memory_bytes: memory_bytes(&read("/proc/meminfo")),
+        memory_bytes: memory_bytes("MemTotal:", &read("/proc/meminfo")),
         data_root,
         serial,
+        process,
+        free_memory: Box::new(|| memory_bytes("MemAvailable:", &read("/proc/meminfo"))),
     }
 }
 
@@ -35,9 +41,9 @@ fn identity() -> Uuid {
     texts.filter_map(|text| Uuid::try_parse(text.trim()).ok()).find(|id| !id.is_nil()).unwrap_or_default()
 }
 
-fn memory_bytes(meminfo: &str) -> u64 {
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = total.and_then(|text| text.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+fn memory_bytes(field: &str, meminfo: &str) -> u64 {
+    let amount = meminfo.lines().find_map(|line| line.strip_prefix(field));
+    let kib = amount.and_then(|text| text.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kib.unwrap_or(0).saturating_mul(1024)
 }
 
@@ -52,13 +58,13 @@ mod tests {
 
     #[test]
     fn memory_is_read() {
-        assert_eq!(memory_bytes("MemFree: 1 kB\nMemTotal:        8131420 kB\n"), 8_131_420 * 1024);
-        assert_eq!(memory_bytes("MemTotal: much\n"), 0);
+        assert_eq!(memory_bytes("MemTotal:", "MemFree: 1 kB\nMemTotal:        8131420 kB\n"), 8_131_420 * 1024);
+        assert_eq!(memory_bytes("MemTotal:", "MemTotal: much\n"), 0);
     }
 
     #[test]
     fn the_host_is_described() {
-        let host = host("/data".into(), Box::new(|_, _| None));
+        let host = host("/data".into(), Box::new(|_, _| None), Box::new(|_| None));
         assert!(!host.name.is_empty() && !host.name.contains('.') && host.processors > 0 && host.memory_bytes > 0);
     }
 }

@@ -130,9 +130,11 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     let pump = tokio::spawn(pump.run(pump_stopping));
 
     let data_root = layout.data().to_owned();
+    let places = layout.clone();
     let host = facts::host(
         data_root,
         Box::new(move |vm, port| Some(if port == 0 { layout.com1(vm) } else { layout.com2(vm) })),
+        Box::new(move |vm| u32::try_from(host::identity::Identity::load(&places.identity(vm))?.pid).ok()),
     );
     let service = Service::new(host, handle);
     let urls = doors.urls();

@@ -207,7 +207,7 @@ mod tests {
 
     async fn client(explain: bool) -> (World, Client) {
         let world = World::start(MemoryStore::default()).await;
-        let host = crate::facts::host(world.directory.path().to_owned(), Box::new(|_, _| None));
+        let host = crate::facts::host(world.directory.path().to_owned(), Box::new(|_, _| None), Box::new(|_| None));
         let service = Service::new(host, world.handle.clone());
         (world, Client { service, explain })
     }

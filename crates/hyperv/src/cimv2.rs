@@ -169,6 +169,7 @@ fn operating_system(view: &View, blank: Instance) -> Instance {
         .with("Status", "OK")
         .with("CurrentTimeZone", view.utc_offset_minutes)
         .with("TotalVisibleMemorySize", view.host.memory_bytes / 1024)
+        .with("FreePhysicalMemory", (view.host.free_memory)() / 1024)
         .with_some("LocalDateTime", local)
 }
 

@@ -27,6 +27,9 @@ pub mod role;
 pub mod schema;
 pub mod view;
 
+mod part;
+mod pool;
+mod switch;
 mod world;
 
 use cim::op::{Answer, Operation};

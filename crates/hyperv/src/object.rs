@@ -7,20 +7,24 @@
 //! | machine | `Name` = its GUID |
 //! | settings of a machine or snapshot | `InstanceID` = `Microsoft:<GUID>` |
 //! | a resource of one of these | `InstanceID` = `Microsoft:<GUID>\<device>…` |
+//! | a device of a machine | `DeviceID` = the id of its settings, where it has any |
+//! | a pool of resources | `InstanceID` = `Microsoft:<GUID of the pool>` |
+//! | defaults and limits of a pool | `InstanceID` = `Microsoft:Definition\<GUID of the pool>\Default` and so on |
 //! | job | `InstanceID` = its GUID |
 //!
 //! A resource carries the GUID of the settings it belongs to, so those of a snapshot never begin like the machine's,
 //! and a client that asks for `InstanceID LIKE 'Microsoft:<machine>%'` gets what is live and nothing else.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use cim::{ObjectPath, Value};
 use ledger::id::{DeviceId, JobId, SnapshotId, VmId};
 use ledger::state::State;
-use ledger::vm::Network;
 use uuid::Uuid;
 
+pub use crate::part::Part;
+pub use crate::pool::{Pool, Range};
+pub use crate::switch::SwitchName;
 use crate::view::View;
 
 /// The identity of an instance that is not an association.
@@ -40,15 +44,19 @@ pub enum Object {
     ManagementService,
     /// `Msvm_ConcreteJob`.
     Job(JobId),
-    /// `Msvm_ShutdownComponent`.
-    Shutdown(VmId),
+    /// A device of a machine, as opposed to its settings.
+    Part(VmId, Part),
     /// `Msvm_VirtualEthernetSwitch`: what a network adapter can be connected to.
     Switch(SwitchName),
+    /// `Msvm_VirtualEthernetSwitchManagementService`.
+    SwitchService,
+    /// `Msvm_ResourcePool` or `Msvm_ProcessorPool`: what resources of one kind come from.
+    Pool(Pool),
+    /// `Msvm_AllocationCapabilities`: of a pool.
+    Allocation(Pool),
+    /// Settings that belong to nobody: what a resource of a pool is by default, at least, at most.
+    Definition(Pool, Range),
 }
-
-/// Name of a switch: [`SwitchName::USER`], or that of a tap interface, for which Linux has 15 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SwitchName([u8; SwitchName::BYTES]);
 
 /// Whose settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,69 +92,11 @@ pub enum Device {
 pub const SERIAL_PORTS: u8 = 2;
 
 /// What begins every instance id of settings.
-const PREFIX: &str = "Microsoft:";
+pub(crate) const PREFIX: &str = "Microsoft:";
 /// Devices that a machine has once have fixed ids in Hyper-V; clients compare them.
 const PROCESSOR: &str = r"b637f346-6a0e-4dec-af52-bd70cb80a21d\0";
 const MEMORY: &str = "4764334d-e001-4176-82ee-5594ec9b530e";
 const SERIAL: &str = r"8e3a359f-559a-4b6a-98a9-1690a6100ed7\";
-const SHUTDOWN: &str = "9f8233ac-be49-4c79-8ee3-e7e1985b2077";
-
-impl SwitchName {
-    /// Longest name in bytes.
-    pub const BYTES: usize = 15;
-    /// The switch that stands for user-mode networking.
-    pub const USER: &str = "user";
-
-    /// `None` if the text is no name of a network interface. Interfaces differ by case, [`SwitchName::USER`] does not.
-    pub fn new(text: &str) -> Option<Self> {
-        let text = if text.eq_ignore_ascii_case(Self::USER) { Self::USER } else { text };
-        let is_name = text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b','));
-        if text.is_empty() || !is_name || matches!(text, "." | "..") {
-            return None;
-        }
-        let mut bytes = [0; Self::BYTES];
-        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
-        Some(Self(bytes))
-    }
-
-    /// The switch of a network; `None` if it is none.
-    pub fn of(network: &Network) -> Option<Self> {
-        match network {
-            Network::Unconnected => None,
-            Network::User => Self::new(Self::USER),
-            Network::Tap(name) => Self::new(name),
-        }
-    }
-
-    /// The network behind the switch.
-    pub fn network(self) -> Network {
-        match self.to_string() {
-            name if name == Self::USER => Network::User,
-            name => Network::Tap(name),
-        }
-    }
-
-    /// Every switch that is known: the one for user-mode networking, and the interfaces that machines or snapshots use.
-    /// An interface that nobody uses yet can be named all the same.
-    pub fn all(state: &State) -> BTreeSet<Self> {
-        let live = state.vms.values().flat_map(|vm| &vm.settings.nics);
-        let kept = state.snapshots.values().flat_map(|snapshot| &snapshot.settings.nics);
-        live.chain(kept).filter_map(|nic| Self::of(&nic.network)).chain(Self::new(Self::USER)).collect()
-    }
-}
-
-impl fmt::Display for SwitchName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = std::str::from_utf8(&self.0).unwrap_or_default();
-        f.write_str(text.trim_end_matches('\0'))
-    }
-}
-
-impl fmt::Debug for SwitchName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SwitchName({self})")
-    }
-}
 
 impl Owner {
     /// The GUID in the instance ids of its settings and resources.
@@ -253,8 +203,12 @@ impl Object {
             Object::SnapshotService => "Msvm_VirtualSystemSnapshotService",
             Object::ManagementService => "Msvm_VirtualSystemManagementService",
             Object::Job(_) => "Msvm_ConcreteJob",
-            Object::Shutdown(_) => "Msvm_ShutdownComponent",
+            Object::Part(_, part) => part.class(),
             Object::Switch(_) => "Msvm_VirtualEthernetSwitch",
+            Object::SwitchService => "Msvm_VirtualEthernetSwitchManagementService",
+            Object::Pool(pool) => pool.class(),
+            Object::Allocation(_) => "Msvm_AllocationCapabilities",
+            Object::Definition(pool, _) => pool.settings_class(),
         }
     }
 
@@ -268,13 +222,17 @@ impl Object {
             Object::SnapshotService => "vssnapsvc".to_owned(),
             Object::ManagementService => "vmms".to_owned(),
             Object::Job(id) => id.to_string(),
-            Object::Shutdown(id) => format!(r"{PREFIX}{id}\{SHUTDOWN}"),
-            Object::Switch(name) => name.to_string(),
+            Object::Part(id, part) => format!(r"{PREFIX}{id}\{part}"),
+            Object::Switch(name) => format!("{:X}", name.guid().as_hyphenated()),
+            Object::SwitchService => "nvspwmi".to_owned(),
+            Object::Pool(pool) => format!("{PREFIX}{}", pool.guid()),
+            Object::Allocation(pool) => format!(r"{PREFIX}AllocationCapabilities\{}", pool.guid()),
+            Object::Definition(pool, range) => format!(r"{PREFIX}Definition\{}\{}", pool.guid(), range.name()),
         }
     }
 
-    /// The object whose [`Object::id`] this is, if the state has it. One text names at most one object, except that a
-    /// machine's shutdown component looks like a resource; the class decides there.
+    /// The object whose [`Object::id`] this is, if the state has it. Ids of devices are those of their settings: the class
+    /// tells them apart.
     pub fn by_id(state: &State, host: &str, class: &str, id: &str) -> Option<Self> {
         let found = match class {
             "Msvm_ComputerSystem" if cim::case::eq(id, host) => Some(Object::Host),
@@ -282,14 +240,31 @@ impl Object {
             "Msvm_ConcreteJob" => id.parse().ok().map(Object::Job),
             "Msvm_VirtualSystemSnapshotService" => Some(Object::SnapshotService),
             "Msvm_VirtualSystemManagementService" => Some(Object::ManagementService),
-            "Msvm_VirtualEthernetSwitch" => SwitchName::new(id).map(Object::Switch),
-            "Msvm_ShutdownComponent" => {
-                let (guid, device) = split_settings_id(id)?;
-                device.eq_ignore_ascii_case(SHUTDOWN).then_some(Object::Shutdown(VmId(guid)))
-            }
-            _ => Self::by_instance_id(state, id),
+            "Msvm_VirtualEthernetSwitchManagementService" => Some(Object::SwitchService),
+            "Msvm_VirtualEthernetSwitch" => SwitchName::of_guid(Uuid::try_parse(id).ok()?).map(Object::Switch),
+            _ => Self::by_instance_id(state, id)
+                .filter(|found| found.class() == class)
+                .or_else(|| Self::part_by_id(state, class, id))
+                .or_else(|| {
+                    Self::of_pools().find(|found| found.class() == class && cim::case::eq(&found.id(host), id))
+                }),
         }?;
         (found.class() == class && cim::case::eq(&found.id(host), id) && found.exists(state)).then_some(found)
+    }
+
+    /// Pools, their capabilities, and the settings that define them.
+    pub fn of_pools() -> impl Iterator<Item = Self> + Send {
+        Pool::ALL.into_iter().flat_map(|pool| {
+            let definitions = Range::ALL.into_iter().map(move |range| Object::Definition(pool, range));
+            [Object::Pool(pool), Object::Allocation(pool)].into_iter().chain(definitions)
+        })
+    }
+
+    fn part_by_id(state: &State, class: &str, id: &str) -> Option<Self> {
+        let (guid, suffix) = split_settings_id(id)?;
+        let vm = state.vms.get(&VmId(guid))?;
+        let is_it = |part: &Part| part.class() == class && cim::case::eq(&part.to_string(), suffix);
+        Part::all(&vm.settings).into_iter().find(is_it).map(|part| Object::Part(vm.id, part))
     }
 
     /// The settings or the resource of this instance id, if the state has them.
@@ -306,8 +281,15 @@ impl Object {
     /// Whether the state has it.
     pub fn exists(self, state: &State) -> bool {
         match self {
-            Object::Host | Object::SnapshotService | Object::ManagementService => true,
-            Object::Vm(id) | Object::Shutdown(id) => state.vms.contains_key(&id),
+            Object::Host
+            | Object::SnapshotService
+            | Object::ManagementService
+            | Object::SwitchService
+            | Object::Pool(_)
+            | Object::Allocation(_)
+            | Object::Definition(..) => true,
+            Object::Vm(id) => state.vms.contains_key(&id),
+            Object::Part(id, part) => state.vms.get(&id).is_some_and(|vm| Part::all(&vm.settings).contains(&part)),
             Object::Settings(owner) => owner.hardware(state).is_some(),
             Object::Resource(owner, device) => owner.hardware(state).is_some_and(|hardware| match device {
                 Device::Processor | Device::Memory => true,
@@ -329,14 +311,19 @@ impl Object {
             Object::Host | Object::Vm(_) | Object::Switch(_) => {
                 vec![("CreationClassName", self.class().to_owned()), ("Name", self.id(host))]
             }
-            Object::Settings(_) | Object::Resource(..) | Object::Job(_) => vec![("InstanceID", self.id(host))],
-            Object::SnapshotService | Object::ManagementService => vec![
+            Object::Settings(_)
+            | Object::Resource(..)
+            | Object::Job(_)
+            | Object::Pool(_)
+            | Object::Allocation(_)
+            | Object::Definition(..) => vec![("InstanceID", self.id(host))],
+            Object::SnapshotService | Object::ManagementService | Object::SwitchService => vec![
                 ("CreationClassName", self.class().to_owned()),
                 ("Name", self.id(host)),
                 ("SystemCreationClassName", "Msvm_ComputerSystem".to_owned()),
                 ("SystemName", host.clone()),
             ],
-            Object::Shutdown(vm) => vec![
+            Object::Part(vm, _) => vec![
                 ("CreationClassName", self.class().to_owned()),
                 ("DeviceID", self.id(host)),
                 ("SystemCreationClassName", "Msvm_ComputerSystem".to_owned()),

@@ -107,7 +107,7 @@ mod tests {
     use ledger::job::{JobKind, JobState};
 
     use super::*;
-    use crate::object::{Device, Object, Owner};
+    use crate::object::{Device, Object, Owner, Part};
     use crate::schema::VIRTUALIZATION;
     use crate::view::View;
     use crate::world::*;
@@ -134,7 +134,7 @@ mod tests {
             Object::SnapshotService,
             Object::ManagementService,
             Object::Job(job_id(1)),
-            Object::Shutdown(V),
+            Object::Part(V, Part::Shutdown),
         ]
     }
 

@@ -14,7 +14,13 @@ use crate::schema::Namespaces;
 /// Where a machine's serial port, numbered from zero, can be reached, as a path on this host; `None` if it cannot.
 pub type SerialPath = Box<dyn Fn(VmId, u8) -> Option<PathBuf> + Send + Sync>;
 
-/// What is known of the host and does not change while the daemon runs.
+/// The process of a machine that has one, by number.
+pub type ProcessNumber = Box<dyn Fn(VmId) -> Option<u32> + Send + Sync>;
+
+/// Memory of the host that could be used for something else, in bytes.
+pub type FreeMemory = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// What is known of the host and does not change while the daemon runs, and how to ask for what does.
 pub struct Host {
     /// Host name, as it stands in object paths.
     pub name: String,
@@ -28,6 +34,10 @@ pub struct Host {
     pub data_root: PathBuf,
     /// Serial ports of a machine, shown as their connections; the first is its console.
     pub serial: SerialPath,
+    /// Processes of machines.
+    pub process: ProcessNumber,
+    /// Memory that is free now.
+    pub free_memory: FreeMemory,
 }
 
 /// All that an operation is answered from; cheap to clone, and never changes.

@@ -155,6 +155,8 @@ pub fn view(state: State) -> View {
             memory_bytes: 16 << 30,
             data_root: PathBuf::from("/data"),
             serial: Box::new(serial),
+            process: Box::new(|_| Some(4711)),
+            free_memory: Box::new(|| 6 << 30),
         }),
         state: Arc::new(state),
         now: NOW,

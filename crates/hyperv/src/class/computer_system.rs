@@ -48,6 +48,7 @@ pub fn machine(view: &View, vm: &Vm) -> Instance {
         Power::Running => view.now.micros_since(vm.power_changed) / 1000,
         _ => 0,
     };
+    let process = if vm.power.has_process() { (view.host.process)(vm.id) } else { None };
     common(blank(view, "Msvm_ComputerSystem"), &Object::Vm(vm.id).id(&view.host.name), &vm.name)
         .with("Caption", "Virtual Machine")
         .with("Description", "Microsoft Virtual Computer System")
@@ -61,6 +62,7 @@ pub fn machine(view: &View, vm: &Vm) -> Instance {
         .with("TimeOfLastStateChange", datetime(vm.power_changed))
         .with("TimeOfLastConfigurationChange", datetime(vm.configuration_changed))
         .with("OnTimeInMilliseconds", on_time)
+        .with_some("ProcessID", process)
 }
 
 fn common(instance: Instance, name: &str, element_name: &str) -> Instance {

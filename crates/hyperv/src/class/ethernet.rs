@@ -13,10 +13,9 @@ use crate::view::View;
 
 /// An adapter.
 pub fn adapter(fresh: Instance, nic: &Nic) -> Instance {
-    let mac: String = nic.mac.iter().map(|byte| format!("{byte:02X}")).collect();
     fresh
         .with("ElementName", &nic.name)
-        .with("Address", mac)
+        .with("Address", address(nic))
         .with("StaticMacAddress", true)
         .with("VirtualSystemIdentifiers", [format!("{{{}}}", nic.id)])
 }
@@ -26,28 +25,37 @@ pub fn connection(view: &View, fresh: Instance, owner: Owner, nic: &Nic) -> Inst
     let switch = SwitchName::of(&nic.network);
     let adapter = Object::Resource(owner, Device::Nic(nic.id)).path(view);
     let resource = switch.map(|name| vec![Object::Switch(name).path(view).to_string()]);
+    kind_of_connection(fresh)
+        .with("Parent", adapter.to_string())
+        .with("EnabledState", if switch.is_some() { 2u16 } else { 3 })
+        .with_some("LastKnownSwitchName", switch.map(|name| name.to_string()))
+        .with_some("HostResource", resource)
+}
+
+/// A connection, whatever of.
+pub fn kind_of_connection(fresh: Instance) -> Instance {
     fresh
         .with("ElementName", "Dynamic Ethernet Switch Port")
         .with("ResourceSubType", "Microsoft:Hyper-V:Ethernet Connection")
-        .with("Parent", adapter.to_string())
-        .with("EnabledState", if switch.is_some() { 2u16 } else { 3 })
         .with("VirtualQuantity", 1u64)
         .with("Reservation", 1u64)
         .with("Limit", 1u64)
         .with("AllocationUnits", "count")
         .with("AutomaticAllocation", true)
         .with("AutomaticDeallocation", true)
-        .with_some("LastKnownSwitchName", switch.map(|name| name.to_string()))
-        .with_some("HostResource", resource)
+}
+
+/// The MAC address, as twelve hexadecimal digits.
+pub fn address(nic: &Nic) -> String {
+    nic.mac.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 /// A switch.
 pub fn switch(view: &View, name: SwitchName) -> Instance {
-    let name = name.to_string();
     blank(view, "Msvm_VirtualEthernetSwitch")
         .with("CreationClassName", "Msvm_VirtualEthernetSwitch")
-        .with("Name", name.as_str())
-        .with("ElementName", name)
+        .with("Name", Object::Switch(name).id(&view.host.name))
+        .with("ElementName", name.to_string())
         .with("EnabledState", 2u16)
         .with("RequestedState", 12u16)
         .with("OperationalStatus", [2u16])

@@ -7,11 +7,12 @@ mod computer_system;
 mod error;
 mod ethernet;
 mod job;
+mod part;
+mod pool;
 mod processor_memory;
 mod serial_port;
 mod service;
 mod setting_data;
-mod shutdown_component;
 mod storage;
 mod summary;
 
@@ -19,6 +20,7 @@ use cim::{CimType, Instance, Value};
 use ledger::vm::Settings;
 
 pub use error::error;
+pub use pool::{DEFAULT_MEMORY_MIB, DEFAULT_PROCESSORS, role_and_range};
 pub use setting_data::{SUBTYPE_1, SUBTYPE_2, snapshot_kind, user_snapshot_type};
 pub use summary::summary;
 
@@ -34,10 +36,13 @@ pub fn instance(view: &View, object: Object) -> Option<Instance> {
         Object::Settings(Owner::Vm(id)) => setting_data::current(view, state.vms.get(&id)?),
         Object::Settings(Owner::Snapshot(id)) => setting_data::snapshot(view, state.snapshots.get(&id)?),
         Object::Resource(owner, device) => resource(view, owner, device, owner.hardware(state)?)?,
-        Object::SnapshotService | Object::ManagementService => service::service(view, object),
+        Object::SnapshotService | Object::ManagementService | Object::SwitchService => service::service(view, object),
         Object::Job(id) => job::job(view, state.jobs.get(&id)?),
+        Object::Part(id, part) => part::part(view, state.vms.get(&id)?, part)?,
         Object::Switch(name) => ethernet::switch(view, name),
-        Object::Shutdown(id) => shutdown_component::component(view, state.vms.get(&id)?),
+        Object::Pool(pool) => pool::pool(view, pool),
+        Object::Allocation(pool) => pool::capabilities(view, pool),
+        Object::Definition(pool, range) => pool::definition(view, pool, range),
     };
     Some(with_every_boolean(instance))
 }
@@ -46,8 +51,8 @@ fn resource(view: &View, owner: Owner, device: Device, hardware: &Settings) -> O
     let object = Object::Resource(owner, device);
     let fresh = blank(view, object.class()).with("InstanceID", object.id(&view.host.name));
     Some(match device {
-        Device::Processor => processor_memory::processor(fresh, hardware),
-        Device::Memory => processor_memory::memory(fresh, hardware),
+        Device::Processor => processor_memory::processor(fresh, hardware.processors),
+        Device::Memory => processor_memory::memory(fresh, hardware.memory_mib),
         Device::Controller(id) => storage::controller(fresh, hardware.controllers.iter().find(|c| c.id == id)?),
         Device::Drive(id) => storage::drive(view, fresh, owner, hardware.drives.iter().find(|d| d.id == id)?),
         Device::Disk(id) => storage::disk(view, fresh, owner, hardware.drives.iter().find(|d| d.id == id)?)?,

@@ -1,11 +1,10 @@
 //! `Msvm_ProcessorSettingData` and `Msvm_MemorySettingData`: how much of each.
 
 use cim::Instance;
-use ledger::vm::Settings;
 
 /// The processors, as one resource.
-pub fn processor(fresh: Instance, hardware: &Settings) -> Instance {
-    let count = u64::from(hardware.processors);
+pub fn processor(fresh: Instance, processors: u32) -> Instance {
+    let count = u64::from(processors);
     fresh
         .with("ElementName", "Processor")
         .with("VirtualQuantity", count)
@@ -15,8 +14,7 @@ pub fn processor(fresh: Instance, hardware: &Settings) -> Instance {
 }
 
 /// The memory, all of it from the start: there is no ballooning here.
-pub fn memory(fresh: Instance, hardware: &Settings) -> Instance {
-    let mib = hardware.memory_mib;
+pub fn memory(fresh: Instance, mib: u64) -> Instance {
     fresh
         .with("ElementName", "Memory")
         .with("VirtualQuantity", mib)

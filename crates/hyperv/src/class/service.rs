@@ -1,4 +1,5 @@
-//! `Msvm_VirtualSystemSnapshotService` and `Msvm_VirtualSystemManagementService`: one of each, always running.
+//! `Msvm_VirtualSystemSnapshotService`, `Msvm_VirtualSystemManagementService` and
+//! `Msvm_VirtualEthernetSwitchManagementService`: one of each, always running.
 
 use cim::Instance;
 
@@ -6,10 +7,11 @@ use super::blank;
 use crate::object::Object;
 use crate::view::View;
 
-/// One of the two services.
+/// One of the services.
 pub fn service(view: &View, object: Object) -> Instance {
     let name = match object {
         Object::SnapshotService => "Hyper-V Virtual System Snapshot Service",
+        Object::SwitchService => "Hyper-V Networking Management Service",
         _ => "Hyper-V Virtual System Management Service",
     };
     blank(view, object.class())

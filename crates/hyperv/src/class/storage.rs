@@ -21,52 +21,66 @@ pub const TYPE_IMAGE: u16 = 31;
 
 /// A controller.
 pub fn controller(fresh: Instance, controller: &Controller) -> Instance {
-    let (resource_type, subtype, name) = match controller.bus {
+    let fresh = kind_of_controller(fresh, controller.bus);
+    let name = fresh.text("Caption").unwrap_or_default().to_owned();
+    fresh
+        .with("ElementName", format!("{name} {}", controller.number))
+        .with("Address", controller.number.to_string())
+        .with("VirtualSystemIdentifiers", [format!("{{{}}}", controller.id)])
+}
+
+/// A controller, whatever of.
+pub fn kind_of_controller(fresh: Instance, bus: Bus) -> Instance {
+    let (resource_type, subtype, name) = match bus {
         Bus::Ide => (TYPE_IDE, "Microsoft:Hyper-V:Emulated IDE Controller", "IDE Controller"),
         Bus::Scsi => (TYPE_SCSI, "Microsoft:Hyper-V:Synthetic SCSI Controller", "SCSI Controller"),
     };
-    let own_id = format!("{{{}}}", controller.id);
     counted(fresh, 1)
-        .with("ElementName", format!("{name} {}", controller.number))
+        .with("ElementName", name)
         .with("Caption", name)
         .with("Description", format!("Settings for the Microsoft {name}"))
         .with("ResourceType", resource_type)
         .with("ResourceSubType", subtype)
-        .with("Address", controller.number.to_string())
-        .with("VirtualSystemIdentifiers", [own_id])
 }
 
 /// A drive.
 pub fn drive(view: &View, fresh: Instance, owner: Owner, drive: &Drive) -> Instance {
     let parent = Object::Resource(owner, Device::Controller(drive.controller)).path(view);
+    kind_of_drive(fresh).with("Parent", parent.to_string()).with("AddressOnParent", drive.address.to_string())
+}
+
+/// A drive, whatever of.
+pub fn kind_of_drive(fresh: Instance) -> Instance {
     counted(fresh, 1)
         .with("ElementName", "Hard Drive")
         .with("Caption", "Hard Drive")
         .with("Description", "Settings for the Microsoft Synthetic Disk Drive")
         .with("ResourceType", TYPE_DRIVE)
         .with("ResourceSubType", "Microsoft:Hyper-V:Synthetic Disk Drive")
-        .with("Parent", parent.to_string())
-        .with("AddressOnParent", drive.address.to_string())
 }
 
 /// The disk in a drive; `None` if the drive is empty or the layer unknown.
 pub fn disk(view: &View, fresh: Instance, owner: Owner, drive: &Drive) -> Option<Instance> {
     let layer = view.state.layers.get(&drive.disk?)?;
     let parent = Object::Resource(owner, Device::Drive(drive.id)).path(view);
-    let disk = counted(fresh, 1)
+    let disk =
+        kind_of_disk(fresh).with("Parent", parent.to_string()).with("HostResource", [layer.path.display().to_string()]);
+    Some(disk)
+}
+
+/// A disk, whatever of.
+pub fn kind_of_disk(fresh: Instance) -> Instance {
+    counted(fresh, 1)
         .with("ElementName", "Hard Disk Image")
         .with("ResourceType", TYPE_IMAGE)
         .with("ResourceSubType", "Microsoft:Hyper-V:Virtual Hard Disk")
-        .with("Parent", parent.to_string())
-        .with("HostResource", [layer.path.display().to_string()])
         .with("Access", 3u16)
         .with("VirtualResourceBlockSize", 512u64)
         .with("HostResourceBlockSize", 512u64)
         .with("IOPSLimit", 0u64)
         .with("IOPSReservation", 0u64)
         .with("CachingMode", 2u16)
-        .with("WriteHardeningMethod", 0u16);
-    Some(disk)
+        .with("WriteHardeningMethod", 0u16)
 }
 
 fn counted(fresh: Instance, count: u64) -> Instance {

@@ -15,10 +15,6 @@ use crate::object::{Object, Owner};
 
 /// Name of a machine that is defined without one.
 const DEFAULT_NAME: &str = "New Virtual Machine";
-/// Processors of a machine whose definition does not say.
-const DEFAULT_PROCESSORS: u32 = 1;
-/// Memory in MiB of a machine whose definition does not say.
-const DEFAULT_MEMORY_MIB: u64 = 1024;
 
 pub fn invoke(call: &Call) -> Result<Reaction, Failure> {
     match call.method.name.as_str() {
@@ -55,8 +51,8 @@ fn define(call: &Call) -> Result<Reaction, Failure> {
     let mut definition = Definition {
         name: text("ElementName").unwrap_or(DEFAULT_NAME).to_owned(),
         notes: settings.map(notes).unwrap_or_default(),
-        processors: DEFAULT_PROCESSORS,
-        memory_mib: DEFAULT_MEMORY_MIB,
+        processors: class::DEFAULT_PROCESSORS,
+        memory_mib: class::DEFAULT_MEMORY_MIB,
         firmware: firmware(text("VirtualSystemSubType"))?,
         bios_guid: text("BIOSGUID").map(bios_guid).transpose()?,
         snapshot_kind: settings.map_or(Ok(None), snapshot_kind)?.unwrap_or(SnapshotKind::Standard),

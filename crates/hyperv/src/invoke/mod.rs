@@ -24,9 +24,9 @@ use ledger::failure::{Failure, Kind};
 use ledger::request::Request;
 
 use crate::codes;
-use crate::object::Object;
-use crate::read::find::find_object;
-use crate::read::known;
+use crate::object::{Object, Part};
+use crate::read::find::{find_object, has_instances};
+use crate::read::{is_virtualization, known};
 use crate::view::View;
 
 /// What an operation leads to.
@@ -64,7 +64,8 @@ pub(crate) struct Call<'a> {
 /// Carries a method call as far as it goes without changing anything.
 ///
 /// # Errors
-/// Calls that WMI itself refuses: no such class, instance or method, arguments that do not fit the declaration.
+/// Calls that WMI itself refuses: no such class, instance or method, arguments that do not fit the declaration. A class
+/// that never has instances here is no error: its methods are not supported.
 pub fn invoke(
     view: &View,
     target: &Target,
@@ -73,8 +74,10 @@ pub fn invoke(
 ) -> Result<Reaction, Error> {
     let schema = view.schema(&target.namespace)?;
     let asked = known(schema, &target.class)?;
-    if asked.method(method).is_none() && schema.family(&asked.name).all(|class| class.method(method).is_none()) {
-        return Err(Error::method_not_found(&asked.name, method));
+    let declared = schema.family(&asked.name).find_map(|class| class.method(method));
+    let declared = asked.method(method).or(declared).ok_or_else(|| Error::method_not_found(&asked.name, method))?;
+    if is_virtualization(schema) && !has_instances(schema, &asked.name) {
+        return Ok(not_supported(&asked.name, declared));
     }
     let object = find_object(view, target)?;
     let class = known(schema, object.class())?;
@@ -88,9 +91,16 @@ pub fn invoke(
         Object::SnapshotService => snapshot_service::invoke(&call),
         Object::ManagementService => management_service::invoke(&call),
         Object::Host | Object::Vm(_) => computer_system::invoke(&call),
-        Object::Shutdown(vm) => computer_system::invoke_shutdown(&call, vm),
+        Object::Part(vm, Part::Shutdown) => computer_system::invoke_shutdown(&call, vm),
         Object::Job(job) => job::invoke(&call, job),
-        Object::Settings(_) | Object::Resource(..) | Object::Switch(_) => Ok(call.not_supported()),
+        Object::Settings(_)
+        | Object::Resource(..)
+        | Object::Part(..)
+        | Object::Switch(_)
+        | Object::SwitchService
+        | Object::Pool(_)
+        | Object::Allocation(_)
+        | Object::Definition(..) => Ok(call.not_supported()),
     };
     Ok(reaction.unwrap_or_else(|failure| Reaction::Done(Outcome::refused(failure))))
 }
@@ -98,9 +108,7 @@ pub fn invoke(
 impl Call<'_> {
     /// The answer to a method that is declared and does nothing here.
     fn not_supported(&self) -> Reaction {
-        let text = format!("{} is not supported by {}", self.method.name, self.object.class());
-        let return_value = codes::not_supported(self.method);
-        Reaction::Done(Outcome::refused_with(return_value, Failure::new(Kind::NotSupported, text)))
+        not_supported(self.object.class(), self.method)
     }
 
     /// Requests whose outcome `completion` knows.
@@ -112,6 +120,12 @@ impl Call<'_> {
     fn start(&self, request: Request) -> Result<Reaction, Failure> {
         self.submit(vec![request], Completion::job(self.view))
     }
+}
+
+fn not_supported(class: &str, method: &Method) -> Reaction {
+    let text = format!("{} is not supported by {class}", method.name);
+    let failure = Failure::new(Kind::NotSupported, text);
+    Reaction::Done(Outcome::refused_with(codes::not_supported(method), failure))
 }
 
 /// A refusal because of a parameter.

@@ -265,8 +265,8 @@ fn wanted_network(resource: &Instance) -> Result<Option<Network>, Failure> {
     }
 }
 
-/// A network by name: `user`, the name of a tap interface, or the path of a `Msvm_VirtualEthernetSwitch` with one of
-/// these as its `Name`.
+/// A network by name: `user`, the name of a tap interface, the GUID of either as a switch, or the path of a
+/// `Msvm_VirtualEthernetSwitch` with one of these as its `Name`.
 fn network(text: &str) -> Result<Network, Failure> {
     let name = match ObjectPath::parse(text) {
         Ok(path) if cim::case::eq(&path.class, "Msvm_VirtualEthernetSwitch") && !path.is_class() => {
@@ -274,7 +274,8 @@ fn network(text: &str) -> Result<Network, Failure> {
         }
         _ => text.to_owned(),
     };
-    SwitchName::new(&name).map(SwitchName::network).ok_or_else(|| {
+    let by_guid = uuid::Uuid::try_parse(&name).ok().and_then(SwitchName::of_guid);
+    by_guid.or_else(|| SwitchName::new(&name)).map(SwitchName::network).ok_or_else(|| {
         invalid(format!("{text} names no network"))
             .hint(format!("use {} or the name of a tap interface of the host", SwitchName::USER))
     })

@@ -253,7 +253,7 @@ fn methods_that_are_declared_only_say_so_in_their_own_family() {
     check(
         Target::new(VIRTUALIZATION, "Msvm_ImageManagementService"),
         "GetVirtualDiskChanges",
-        expect!["fault WBEM_E_NOT_FOUND: Msvm_ImageManagementService does not exist"],
+        expect!["32770: GetVirtualDiskChanges is not supported by Msvm_ImageManagementService"],
     );
 }
 

@@ -12,7 +12,8 @@ use ledger::state::State;
 
 use super::{Item, Items, as_target, is_virtualization, known};
 use crate::assoc::{self, ASSOCIATIONS, Association, Link};
-use crate::object::{Object, Owner, SwitchName, split_settings_id};
+use crate::object::{Object, Owner, Part, SwitchName, split_settings_id};
+use crate::part;
 use crate::schema::VIRTUALIZATION;
 use crate::view::View;
 
@@ -20,15 +21,18 @@ use crate::view::View;
 /// among more than this is not named but searched for, and there are queries for that.
 const AMBIGUOUS_LOOKS: usize = 10_000;
 
-/// Classes with instances that are no associations, in the order of [`objects`].
-const CLASSES: [&str; 14] = [
+/// Classes with instances that are no associations, in the order of [`objects`]; devices, [`part::CLASSES`], follow.
+const CLASSES: [&str; 17] = [
     "Msvm_ComputerSystem",
     "Msvm_VirtualSystemSettingData",
     "Msvm_VirtualSystemSnapshotService",
     "Msvm_VirtualSystemManagementService",
     "Msvm_ConcreteJob",
-    "Msvm_ShutdownComponent",
     "Msvm_VirtualEthernetSwitch",
+    "Msvm_VirtualEthernetSwitchManagementService",
+    "Msvm_ResourcePool",
+    "Msvm_ProcessorPool",
+    "Msvm_AllocationCapabilities",
     "Msvm_ProcessorSettingData",
     "Msvm_MemorySettingData",
     "Msvm_ResourceAllocationSettingData",
@@ -84,6 +88,11 @@ pub fn candidates(view: &View, schema: &Schema, target: &Target) -> Items {
     Box::new(objects.chain(links).collect::<Vec<Items>>().into_iter().flatten())
 }
 
+/// Whether a class or one below it can have instances here at all.
+pub fn has_instances(schema: &Schema, class: &str) -> bool {
+    !members(schema, class).is_empty() || ASSOCIATIONS.iter().any(|association| schema.is_a(association.class, class))
+}
+
 /// All instances of a class and of those below it.
 pub fn all(view: &View, schema: &Schema, class: &str) -> Items {
     candidates(view, schema, &Target::new(schema.namespace(), class))
@@ -92,7 +101,7 @@ pub fn all(view: &View, schema: &Schema, class: &str) -> Items {
 /// All instances of exactly this class.
 pub fn exactly(view: &View, class: &str) -> Items {
     let everything = Target::new(VIRTUALIZATION, class);
-    let members = CLASSES.into_iter().filter(|member| case::eq(member, class));
+    let members = CLASSES.into_iter().chain(part::CLASSES).filter(|member| case::eq(member, class));
     let objects = members.map(|class| objects_like(view, class, &everything));
     let links = assoc::association(class).into_iter().map(|association| links_like(view, association, &everything));
     Box::new(objects.chain(links).collect::<Vec<Items>>().into_iter().flatten())
@@ -112,14 +121,15 @@ fn objects_like(view: &View, class: &'static str, target: &Target) -> Items {
     }
 }
 
-/// The key that tells instances of one of [`CLASSES`] apart; the others are the same for all or follow from it.
+/// The key that tells instances of one of these classes apart; the others are the same for all or follow from it.
 fn id_key(class: &str) -> &'static str {
     match class {
         "Msvm_ComputerSystem"
         | "Msvm_VirtualEthernetSwitch"
         | "Msvm_VirtualSystemSnapshotService"
-        | "Msvm_VirtualSystemManagementService" => "Name",
-        "Msvm_ShutdownComponent" => "DeviceID",
+        | "Msvm_VirtualSystemManagementService"
+        | "Msvm_VirtualEthernetSwitchManagementService" => "Name",
+        class if part::CLASSES.contains(&class) => "DeviceID",
         _ => "InstanceID",
     }
 }
@@ -143,7 +153,14 @@ pub fn objects(state: &Arc<State>, class: &'static str) -> Box<dyn Iterator<Item
         "Msvm_VirtualSystemSettingData" => Box::new(vms.into_iter().flat_map(move |vm| settings_of(&state, vm))),
         "Msvm_VirtualSystemSnapshotService" => Box::new(std::iter::once(Object::SnapshotService)),
         "Msvm_VirtualSystemManagementService" => Box::new(std::iter::once(Object::ManagementService)),
-        "Msvm_ShutdownComponent" => Box::new(vms.into_iter().map(Object::Shutdown)),
+        "Msvm_VirtualEthernetSwitchManagementService" => Box::new(std::iter::once(Object::SwitchService)),
+        "Msvm_ResourcePool" | "Msvm_ProcessorPool" | "Msvm_AllocationCapabilities" => {
+            Box::new(Object::of_pools().filter(move |object| object.class() == class))
+        }
+        class if part::CLASSES.contains(&class) => Box::new(vms.into_iter().flat_map(move |vm| {
+            let parts = state.vms.get(&vm).map(|machine| Part::all(&machine.settings)).unwrap_or_default();
+            parts.into_iter().filter(move |part| part.class() == class).map(move |part| Object::Part(vm, part))
+        })),
         "Msvm_VirtualEthernetSwitch" => Box::new(SwitchName::all(&state).into_iter().map(Object::Switch)),
         "Msvm_ConcreteJob" => {
             let jobs: Vec<Object> = state.jobs.keys().map(|&id| Object::Job(id)).collect();
@@ -158,7 +175,8 @@ pub fn objects(state: &Arc<State>, class: &'static str) -> Box<dyn Iterator<Item
                 Object::Settings(owner) => assoc::resources(&state, owner),
                 _ => Vec::new(),
             });
-            Box::new(resources.filter(move |object| object.class() == class))
+            // Those of machines and snapshots first, then those that belong to nobody.
+            Box::new(resources.chain(Object::of_pools()).filter(move |object| object.class() == class))
         }
     }
 }
@@ -172,7 +190,8 @@ fn settings_of(state: &State, vm: VmId) -> Vec<Object> {
 
 /// The classes of [`CLASSES`] that are this class or below it.
 fn members(schema: &Schema, class: &str) -> Vec<&'static str> {
-    CLASSES.into_iter().filter(|member| is_virtualization(schema) && schema.is_a(member, class)).collect()
+    let members = CLASSES.into_iter().chain(part::CLASSES);
+    members.filter(|member| is_virtualization(schema) && schema.is_a(member, class)).collect()
 }
 
 /// Connections of one class; where the target names a side, those of that side.

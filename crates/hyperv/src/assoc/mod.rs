@@ -3,6 +3,8 @@
 //! Each association is one line of [`ASSOCIATIONS`]: two roles, and two functions from the object in one role to the
 //! objects in the other. A test checks that the two agree.
 
+mod devices;
+
 use std::sync::Arc;
 
 use cim::Instance;
@@ -10,8 +12,8 @@ use ledger::id::{SnapshotId, VmId};
 use ledger::job::{Job, JobKind};
 use ledger::state::State;
 
-use crate::class::blank;
-use crate::object::{Device, Object, Owner};
+use crate::class::{blank, role_and_range};
+use crate::object::{Device, Object, Owner, Part, Pool, Range, SwitchName};
 use crate::view::View;
 
 /// An association class that has instances here.
@@ -43,7 +45,24 @@ pub struct Link {
 
 const SYSTEM: &str = "Msvm_ComputerSystem";
 const SETTINGS: &str = "Msvm_VirtualSystemSettingData";
-const SERVICES: [&str; 2] = ["Msvm_VirtualSystemManagementService", "Msvm_VirtualSystemSnapshotService"];
+const SERVICES: [&str; 3] = [
+    "Msvm_VirtualSystemManagementService",
+    "Msvm_VirtualSystemSnapshotService",
+    "Msvm_VirtualEthernetSwitchManagementService",
+];
+const POOLS: [&str; 2] = ["Msvm_ResourcePool", "Msvm_ProcessorPool"];
+/// What has settings of its own: machines and their devices.
+const STATEFUL: [&str; 9] = [
+    SYSTEM,
+    "Msvm_SerialPort",
+    "Msvm_Memory",
+    "Msvm_Processor",
+    "Msvm_IDEController",
+    "Msvm_SCSIProtocolController",
+    "Msvm_DiskDrive",
+    "Msvm_LogicalDisk",
+    "Msvm_SyntheticEthernetPort",
+];
 
 /// `ElementEffects`: the job has the element for itself.
 const EXCLUSIVE_USE: u16 = 2;
@@ -52,16 +71,19 @@ const CREATE: u16 = 5;
 
 /// All of them. The order is that of answers to a client who does not say which association it means: the settings a
 /// machine has now come before those of its snapshots, because there are clients that take the first.
-pub static ASSOCIATIONS: [Association; 13] = [
+pub static ASSOCIATIONS: [Association; 22] = [
     Association {
         class: "Msvm_SettingsDefineState",
         left: "ManagedElement",
         right: "SettingData",
-        left_classes: &[SYSTEM],
-        rights: |_, object| vm(object).map(|id| Object::Settings(Owner::Vm(id))).into_iter().collect(),
-        lefts: |_, object| match object {
+        left_classes: &STATEFUL,
+        rights: |_, object| match object {
+            Object::Vm(id) => vec![Object::Settings(Owner::Vm(id))],
+            _ => devices::settings(object),
+        },
+        lefts: |state, object| match object {
             Object::Settings(Owner::Vm(id)) => vec![Object::Vm(id)],
-            _ => Vec::new(),
+            _ => devices::of_settings(state, object),
         },
     },
     Association {
@@ -99,9 +121,15 @@ pub static ASSOCIATIONS: [Association; 13] = [
         class: "Msvm_ElementSettingData",
         left: "ManagedElement",
         right: "SettingData",
-        left_classes: &[SYSTEM],
-        rights: snapshots_of,
-        lefts: vm_of_snapshot,
+        left_classes: &STATEFUL,
+        rights: |state, object| match object {
+            Object::Vm(_) => snapshots_of(state, object),
+            _ => devices::settings(object),
+        },
+        lefts: |state, object| match object {
+            Object::Settings(_) => vm_of_snapshot(state, object),
+            _ => devices::of_settings(state, object),
+        },
     },
     Association {
         class: "Msvm_VirtualSystemSettingDataComponent",
@@ -166,8 +194,16 @@ pub static ASSOCIATIONS: [Association; 13] = [
         left: "AffectingElement",
         right: "AffectedElement",
         left_classes: &SERVICES,
-        rights: |state, object| if is_service(object) { all_vms(state) } else { Vec::new() },
-        lefts: |_, object| if vm(object).is_some() { services() } else { Vec::new() },
+        rights: |state, object| match object {
+            Object::SwitchService => SwitchName::all(state).into_iter().map(Object::Switch).collect(),
+            Object::SnapshotService | Object::ManagementService => all_vms(state),
+            _ => Vec::new(),
+        },
+        lefts: |_, object| match object {
+            Object::Switch(_) => vec![Object::SwitchService],
+            Object::Vm(_) => vec![Object::ManagementService, Object::SnapshotService],
+            _ => Vec::new(),
+        },
     },
     Association {
         class: "Msvm_HostedService",
@@ -190,11 +226,92 @@ pub static ASSOCIATIONS: [Association; 13] = [
         left: "GroupComponent",
         right: "PartComponent",
         left_classes: &[SYSTEM],
-        rights: |_, object| vm(object).map(Object::Shutdown).into_iter().collect(),
+        rights: |state, object| vm(object).map(|id| devices::all(state, id)).unwrap_or_default(),
         lefts: |_, object| match object {
-            Object::Shutdown(id) => vec![Object::Vm(id)],
+            Object::Part(id, _) => vec![Object::Vm(id)],
             _ => Vec::new(),
         },
+    },
+    Association {
+        class: "Msvm_VideoHeadOnController",
+        left: "Antecedent",
+        right: "Dependent",
+        left_classes: &["Msvm_SyntheticDisplayController"],
+        rights: |_, object| devices::beside(object, Part::Display, &[Part::VideoHead]),
+        lefts: |_, object| devices::beside(object, Part::VideoHead, &[Part::Display]),
+    },
+    Association {
+        class: "Msvm_SerialPortOnSerialController",
+        left: "Antecedent",
+        right: "Dependent",
+        left_classes: &["Msvm_SerialController"],
+        rights: |_, object| devices::beside(object, Part::SerialController, &devices::SERIAL_PORTS),
+        lefts: |_, object| {
+            let ports = devices::SERIAL_PORTS.into_iter();
+            ports.flat_map(|port| devices::beside(object, port, &[Part::SerialController])).collect()
+        },
+    },
+    Association {
+        class: "Msvm_ControlledBy",
+        left: "Antecedent",
+        right: "Dependent",
+        left_classes: &["Msvm_IDEController", "Msvm_SCSIProtocolController"],
+        rights: devices::drives,
+        lefts: devices::controller,
+    },
+    Association {
+        class: "Msvm_MediaPresent",
+        left: "Antecedent",
+        right: "Dependent",
+        left_classes: &["Msvm_DiskDrive"],
+        rights: devices::medium,
+        lefts: devices::drive_of_medium,
+    },
+    Association {
+        class: "Msvm_HostedResourcePool",
+        left: "GroupComponent",
+        right: "PartComponent",
+        left_classes: &[SYSTEM],
+        rights: |_, object| if object == Object::Host { Pool::ALL.map(Object::Pool).to_vec() } else { Vec::new() },
+        lefts: |_, object| if matches!(object, Object::Pool(_)) { vec![Object::Host] } else { Vec::new() },
+    },
+    Association {
+        class: "Msvm_ElementCapabilities",
+        left: "ManagedElement",
+        right: "Capabilities",
+        left_classes: &POOLS,
+        rights: |_, object| if let Object::Pool(pool) = object { vec![Object::Allocation(pool)] } else { Vec::new() },
+        lefts: |_, object| if let Object::Allocation(pool) = object { vec![Object::Pool(pool)] } else { Vec::new() },
+    },
+    Association {
+        class: "Msvm_SettingsDefineCapabilities",
+        left: "GroupComponent",
+        right: "PartComponent",
+        left_classes: &["Msvm_AllocationCapabilities"],
+        rights: |_, object| match object {
+            Object::Allocation(pool) => Range::ALL.map(|range| Object::Definition(pool, range)).to_vec(),
+            _ => Vec::new(),
+        },
+        lefts: |_, object| match object {
+            Object::Definition(pool, _) => vec![Object::Allocation(pool)],
+            _ => Vec::new(),
+        },
+    },
+    Association {
+        class: "Msvm_ElementAllocatedFromPool",
+        left: "Antecedent",
+        right: "Dependent",
+        left_classes: &POOLS,
+        rights: devices::from_pool,
+        lefts: devices::pool,
+    },
+    Association {
+        class: "Msvm_ResourceAllocationFromPool",
+        left: "Antecedent",
+        right: "Dependent",
+        left_classes: &POOLS,
+        rights: devices::settings_from_pool,
+        lefts: devices::pool_of_settings,
     },
 ];
 
@@ -227,6 +344,11 @@ impl Link {
                 instance.with("ElementEffects", [if creates { CREATE } else { EXCLUSIVE_USE }])
             }
             ("Msvm_ServiceAffectsElement", _) => instance.with("ElementEffects", [CREATE]),
+            ("Msvm_MediaPresent", _) => instance.with("FixedMedia", true),
+            ("Msvm_SettingsDefineCapabilities", Object::Definition(_, range)) => {
+                let (value_role, value_range) = role_and_range(range);
+                instance.with("ValueRole", value_role).with("ValueRange", value_range)
+            }
             _ => instance,
         }
     }
@@ -283,11 +405,11 @@ fn snapshot(id: SnapshotId) -> Object {
 }
 
 fn services() -> Vec<Object> {
-    vec![Object::ManagementService, Object::SnapshotService]
+    vec![Object::ManagementService, Object::SnapshotService, Object::SwitchService]
 }
 
 fn is_service(object: Object) -> bool {
-    matches!(object, Object::SnapshotService | Object::ManagementService)
+    matches!(object, Object::SnapshotService | Object::ManagementService | Object::SwitchService)
 }
 
 fn all_vms(state: &State) -> Vec<Object> {
