@@ -368,7 +368,7 @@ impl Credentials {
         let decoded = BASE64_STANDARD.decode(rest.trim()).map(Zeroizing::new);
         let decoded = decoded.map_err(|_| Reason::Malformed("the header is not base64"))?;
         if scheme.eq_ignore_ascii_case("basic") {
-            let text = std::str::from_utf8(&decoded).map_err(|_| Reason::Malformed("the header is not UTF-8"))?;
+            let text = Zeroizing::new(text_of(&decoded));
             let (name, password) = text.split_once(':').ok_or(Reason::Malformed("the header has no colon"))?;
             let password = Password::new(password.to_owned());
             return Ok(Self::Basic { name: local_name(name).to_owned(), password });
@@ -379,7 +379,18 @@ impl Credentials {
     }
 }
 
+/// UTF-8, as RFC 7617 recommends, or else Latin-1, which some clients send.
+fn text_of(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().map(|byte| char::from(*byte)).collect(),
+    }
+}
+
 /// A table of counters cannot be left half changed.
 fn lock(lockout: &Mutex<Lockout>) -> std::sync::MutexGuard<'_, Lockout> {
     lockout.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

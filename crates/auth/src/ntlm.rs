@@ -13,6 +13,8 @@
 
 pub mod accept;
 pub mod initiate;
+#[cfg(test)]
+pub(crate) mod matrix;
 pub mod message;
 pub mod seal;
 #[cfg(test)]

@@ -359,3 +359,6 @@ fn write_response(state: Option<u8>, mechanism: Option<&[u8]>, token: Option<&[u
     let fields: Vec<u8> = fields.flatten().collect();
     der::element(der::context(1), &der::element(der::SEQUENCE, &fields))
 }
+
+#[cfg(test)]
+mod tests;

@@ -343,3 +343,95 @@ fn check_principal(principal: &str) -> Result<(), UsersError> {
     }
     Err(UsersError::Principal(principal.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PHC: &str = "$argon2id$v=19$m=64,t=1,p=1$c2FsdHNhbHRzYWx0c2FsdA$9sTbSlTio3Biev89thdrlKKiCaYsjjYVJxGAL3swxpQ";
+
+    fn user(name: &str) -> User {
+        let password = Phc::parse(PHC).unwrap();
+        User { name: name.to_owned(), role: Role::Read, password, nt_hash: None, disabled: false }
+    }
+
+    #[test]
+    fn what_is_printed_is_what_was_read() {
+        let text = format!(
+            "{HEAD}\n# Who may do what.\n\nuser Jörg administer password={PHC} nt=00112233445566778899aabbccddeeff\n\
+             user bob read password={PHC} disabled\nkerberos host/a.example@EXAMPLE.ORG operate\n"
+        );
+        let users = Users::parse(&text).unwrap();
+        assert_eq!(users.to_string(), text);
+        assert_eq!(users.find("JÖRG").map(|user| user.role), Some(Role::Administer));
+        assert!(users.find("bob").is_some_and(|user| user.disabled));
+        assert_eq!(users.role_of_principal("host/a.example@EXAMPLE.ORG"), Some(Role::Operate));
+        assert_eq!(users.role_of_principal("HOST/a.example@EXAMPLE.ORG"), None);
+        assert_eq!(users.iter().count() + users.principals().count(), 3);
+        assert!(!format!("{users:?}").contains("argon2id"));
+    }
+
+    #[test]
+    fn wrong_lines_are_named() {
+        let check = |line: &str, expected: &str| {
+            let text = format!("{HEAD}\n# First.\n{line}\n");
+            let message = Users::parse(&text).map_or_else(|error| error.to_string(), |_| "read".to_owned());
+            assert!(message.starts_with(expected), "{line}: {message}");
+        };
+        let wrong = "line 3 of the users file is wrong";
+        let form = format!("{wrong}: expected `user NAME ROLE");
+        check("user", &form);
+        check("user alice read", &form);
+        check(&format!("user alice read nt=x password={PHC}"), &form);
+        check(&format!("user alice read password={PHC} Disabled"), &form);
+        check(&format!("user alice read password={PHC} disabled disabled"), &form);
+        check("group a", &form);
+        check("kerberos alice@A read more", &form);
+        check(&format!("user alice root password={PHC}"), &format!("{wrong}: \"root\" is not a role"));
+        check(&format!("user a\\b read password={PHC}"), &format!("{wrong}: \"a\\\\b\" cannot be a user name"));
+        check("user alice read password=plain", &format!("{wrong}: a password hash is"));
+        check(&format!("user alice read password={PHC} nt=12"), &format!("{wrong}: an NT hash is"));
+        check("kerberos alice read", &format!("{wrong}: \"alice\" is not a Kerberos principal"));
+        check(&format!("user alice read password={PHC}"), "read");
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let check = |text: &str, expected| assert_eq!(Users::parse(text).err(), Some(expected));
+        check("", UsersError::Head);
+        check("snapvisor-users 2\n", UsersError::Head);
+        check(&format!("{HEAD}\n{}", "#\n".repeat(FILE_BYTES_MAX)), UsersError::TooLong);
+        let many: String = (0..=ENTRIES_MAX).map(|index| format!("kerberos u{index}@R read\n")).collect();
+        let error = Users::parse(&format!("{HEAD}\n{many}")).unwrap_err();
+        assert_eq!(error, UsersError::Line { line: ENTRIES_MAX + 2, error: Box::new(UsersError::TooLong) });
+    }
+
+    #[test]
+    fn users_come_change_and_go() {
+        let mut users = Users::parse(&format!("{HEAD}\n# kept\n")).unwrap();
+        users.add(user("alice")).unwrap();
+        assert_eq!(users.add(user("ALICE")), Err(UsersError::Exists("ALICE".to_owned())));
+        assert_eq!(users.add(user("a b")), Err(UsersError::Name("a b".to_owned())));
+        users.add(user("bob")).unwrap();
+        users.add_principal("alice@R", Role::Operate).unwrap();
+        assert_eq!(users.add_principal("alice@R", Role::Read), Err(UsersError::Exists("alice@R".to_owned())));
+        users.change("Alice", |user| (user.role, user.name) = (Role::Operate, "mallory".to_owned())).unwrap();
+        assert_eq!(users.find("alice").map(|user| user.role), Some(Role::Operate));
+        users.remove("ALICE").unwrap();
+        assert_eq!(users.remove("alice"), Err(UsersError::Missing("alice".to_owned())));
+        assert!(users.find("bob").is_some(), "places moved");
+        users.remove("alice@R").unwrap();
+        assert_eq!(users.to_string(), format!("{HEAD}\n# kept\nuser bob read password={PHC}\n"));
+    }
+
+    #[test]
+    fn damaged_files_never_panic() {
+        let text = format!("{HEAD}\nuser alice read password={PHC} nt=00112233445566778899aabbccddeeff disabled\n");
+        for at in 0..text.len() {
+            let _ = Users::parse(&text[..at]);
+            for other in ["\0", " ", "é", "\n", "$"] {
+                let _ = Users::parse(&format!("{}{other}{}", &text[..at], &text[at + 1..]));
+            }
+        }
+    }
+}
