@@ -51,7 +51,7 @@ pub fn enumerate(view: &View, schema: &Schema, query: Query) -> Result<Rows, Err
             let rows = all(&select.class)?.into_iter().filter(|row| filter.matches(&row.instance)).collect();
             Ok(answer(rows).with_projection(filter.projection().map(<[String]>::to_vec)))
         }
-        Query::Associators { source, association_class, result_class, .. } => {
+        Query::Associators { source, association_class, result_class, detail, .. } => {
             let found = get(view, schema, &source)?;
             for class in [&association_class, &result_class].into_iter().flatten() {
                 known(schema, class)?;
@@ -63,16 +63,16 @@ pub fn enumerate(view: &View, schema: &Schema, query: Query) -> Result<Rows, Err
                 _ => Vec::new(),
             };
             let is_result = |row: &Row| result_class.as_ref().is_none_or(|class| row.instance.class().is_a(class));
-            Ok(answer(ends.into_iter().filter(is_result).collect()))
+            Ok(answer(ends.into_iter().filter(is_result).collect()).with_detail(detail))
         }
-        Query::References { source, result_class, .. } => {
+        Query::References { source, result_class, detail, .. } => {
             let found = get(view, schema, &source)?;
             let links = all(result_class.as_deref().unwrap_or(SYSTEM_PROCESSOR))?;
             let touches = |row: &Row| {
                 let mut ends = row.instance.properties().filter_map(|(_, value)| value?.as_reference());
                 ends.any(|end| end.same_object(&found.path))
             };
-            Ok(answer(links.into_iter().filter(touches).collect()))
+            Ok(answer(links.into_iter().filter(touches).collect()).with_detail(detail))
         }
     }
 }
@@ -184,7 +184,7 @@ mod tests {
 
     fn check(query: &str, expected: Expect) {
         let view = world::view(world::one_vm());
-        let query = Query::from_wql(wql::parse(query).unwrap(), CIMV2).unwrap();
+        let query = Query::from_wql(wql::parse(query).unwrap(), CIMV2);
         let shown = match crate::read::enumerate(&view, "ROOT/CIMV2", query) {
             Ok(rows) => rows.map(|row| row.unwrap().path.to_string()).collect::<Vec<_>>().join("\n"),
             Err(error) => format!("{}: {error}", error.status),

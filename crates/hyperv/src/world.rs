@@ -167,7 +167,7 @@ pub fn view(state: State) -> View {
 
 /// Rows of a WQL query.
 pub fn ask(view: &View, query: &str) -> Result<Vec<Row>, Error> {
-    let query = Query::from_wql(wql::parse(query).unwrap(), VIRTUALIZATION)?;
+    let query = Query::from_wql(wql::parse(query).unwrap(), VIRTUALIZATION);
     rows(view, query)
 }
 

@@ -2,6 +2,9 @@
 //!
 //! The same rules serve the properties of embedded instances, because the same clients write both.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::class::{DataType, Method};
 use crate::embedded::{self, EmbeddedInstance};
 use crate::op::Argument;
@@ -92,6 +95,11 @@ fn typed(schema: &Schema, data_type: &DataType, given: Vec<Argument>, depth: usi
     if given.len() > 1 && !data_type.is_array {
         return Err(mismatch(format!("there are {} values, but only one is expected", given.len())));
     }
+    if let [Argument::Text(text)] = given.as_slice()
+        && let Some(bytes) = packed_bytes(data_type, text)
+    {
+        return bytes.map(Some);
+    }
     let many = given.len() > 1;
     let mut values = Vec::with_capacity(given.len());
     for argument in given {
@@ -106,6 +114,19 @@ fn typed(schema: &Schema, data_type: &DataType, given: Vec<Argument>, depth: usi
         _ if data_type.is_array => Some(Value::Array(values)),
         _ => values.pop(),
     })
+}
+
+/// An array of bytes as protocols pack it: one base64 text (DSP0227 calls for it). Numbers below 256 are too short to be one.
+fn packed_bytes(data_type: &DataType, text: &str) -> Option<Result<Value, Error>> {
+    if !data_type.is_array || data_type.cim_type != CimType::UInt8 {
+        return None;
+    }
+    let packed: String = text.split_ascii_whitespace().collect();
+    let bytes = STANDARD.decode(&packed).ok().filter(|bytes| !bytes.is_empty())?;
+    if bytes.len() > limit::ARRAY_ELEMENTS {
+        return Some(Err(mismatch(format!("there are more than {} elements", limit::ARRAY_ELEMENTS))));
+    }
+    Some(Ok(Value::Array(bytes.into_iter().map(Value::U8).collect())))
 }
 
 fn typed_scalar(
@@ -219,7 +240,7 @@ mod tests {
             class Service {
                 uint32 Run(
                     [In] SubSystem REF Target, [In, Out] string Name, [In] uint8 Level, [In] boolean Force,
-                    [In] uint16 Wanted[], [In] datetime At, [In, EmbeddedInstance("Settings")] string Setting,
+                    [In] uint16 Wanted[], [In] uint8 Bytes[], [In] datetime At, [In, EmbeddedInstance("Settings")] string Setting,
                     [In, EmbeddedInstance("Settings")] string All[], [In(false), Out] System REF Job);
             };"#;
         Schema::new("root/test", mof::parse_classes(classes).unwrap()).unwrap()
@@ -293,6 +314,28 @@ mod tests {
     }
 
     /// Holds: SNAP-1-8, WIRE-I4-1
+    /// Holds: WIRE-E6-2
+    #[test]
+    fn bytes_come_packed_or_one_by_one() {
+        check([text("Bytes", "AQL/")], expect![[r#"
+            Bytes = Array([U8(1), U8(2), U8(255)])
+        "#]]);
+        check([text("Bytes", " AQ== ")], expect![[r#"
+            Bytes = Array([U8(1)])
+        "#]]);
+        check([text("Bytes", "7"), text("Bytes", "8")], expect![[r#"
+            Bytes = Array([U8(7), U8(8)])
+        "#]]);
+        check([text("Bytes", "255")], expect![[r#"
+            Bytes = Array([U8(255)])
+        "#]]);
+        check([text("Bytes", "256")], expect![[r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Bytes of method Run: "256" is not a value of type uint8"#]]);
+        check([text("Bytes", "AQL/"), text("Bytes", "8")], expect![[r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Bytes of method Run: "AQL/" is not a value of type uint8"#]]);
+        check([text("Wanted", "AQL/")], expect![[r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Wanted of method Run: "AQL/" is not a value of type uint16"#]]);
+        check([text("Bytes", "")], expect![""]);
+        check([text("Bytes", &"AAAA".repeat(2_000))], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Bytes of method Run: there are more than 4096 elements"]);
+    }
+
     #[test]
     fn references() {
         let by_epr = Target::new("root/test", "system").with_key("Name", "x");

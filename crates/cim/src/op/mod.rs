@@ -3,6 +3,7 @@
 //! A front end turns bytes into an [`Operation`], the provider gives an [`Answer`] or an [`Error`], the front end turns
 //! that into bytes. Neither knows more of the other than what stands here.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -81,8 +82,8 @@ pub enum Query {
         role: Option<String>,
         /// Only where the result has this role.
         result_role: Option<String>,
-        /// Whether only keys are wanted.
-        keys_only: bool,
+        /// How much of each is wanted.
+        detail: Detail,
     },
     /// The connections of an instance.
     References {
@@ -92,8 +93,8 @@ pub enum Query {
         result_class: Option<String>,
         /// Only where the source has this role.
         role: Option<String>,
-        /// Whether only keys are wanted.
-        keys_only: bool,
+        /// How much of each is wanted.
+        detail: Detail,
     },
     /// The instances of a class, or of classes below it, whose properties have these values.
     Selectors {
@@ -102,6 +103,17 @@ pub enum Query {
         /// Properties and their values as text.
         keys: Vec<(String, Value)>,
     },
+}
+
+/// How much of each answer to an association query is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// The instance.
+    Instance,
+    /// Its keys (`KeysOnly`).
+    Keys,
+    /// Its class, which is told once (`ClassDefsOnly`): an instance without keys, with the defaults of the class.
+    Class,
 }
 
 /// An argument of a method call before it has a type.
@@ -200,27 +212,34 @@ impl Target {
 
 impl Query {
     /// The question a WQL text asks, in a namespace.
-    ///
-    /// # Errors
-    /// [`crate::Status::NotSupported`] for `ClassDefsOnly`, which asks for classes instead of instances.
-    pub fn from_wql(query: wql::Query, namespace: &str) -> Result<Self, Error> {
+    pub fn from_wql(query: wql::Query, namespace: &str) -> Self {
         match query {
-            wql::Query::Select(select) => Ok(Self::Select(select)),
-            wql::Query::Associators(q) if !q.class_definitions_only => Ok(Self::Associators {
+            wql::Query::Select(select) => Self::Select(select),
+            wql::Query::Associators(q) => Self::Associators {
                 source: Target::from_path(q.source, namespace),
                 association_class: q.association_class,
                 result_class: q.result_class,
                 role: q.role,
                 result_role: q.result_role,
-                keys_only: q.keys_only,
-            }),
-            wql::Query::References(q) if !q.class_definitions_only => Ok(Self::References {
+                detail: Detail::of(q.keys_only, q.class_definitions_only),
+            },
+            wql::Query::References(q) => Self::References {
                 source: Target::from_path(q.source, namespace),
                 result_class: q.result_class,
                 role: q.role,
-                keys_only: q.keys_only,
-            }),
-            _ => Err(Error::not_supported("a query for class definitions (ClassDefsOnly)")),
+                detail: Detail::of(q.keys_only, q.class_definitions_only),
+            },
+        }
+    }
+}
+
+impl Detail {
+    /// What the two words of a query come to; a class without its keys is less than both.
+    fn of(keys_only: bool, class_definitions_only: bool) -> Self {
+        match (keys_only, class_definitions_only) {
+            (_, true) => Detail::Class,
+            (true, false) => Detail::Keys,
+            (false, false) => Detail::Instance,
         }
     }
 }
@@ -235,6 +254,28 @@ impl Rows {
     #[must_use]
     pub fn with_projection(self, projection: Option<Vec<String>>) -> Self {
         Self { projection, ..self }
+    }
+
+    /// The rows, of which only this much is wanted.
+    #[must_use]
+    pub fn with_detail(self, detail: Detail) -> Self {
+        match detail {
+            Detail::Instance => self,
+            Detail::Keys => {
+                Self::new(self.map(|row| row.map(|row| Row { instance: row.instance.keys_only(), ..row })))
+            }
+            Detail::Class => {
+                let mut told = BTreeSet::new();
+                let first = move |row: &Result<Row, Error>| {
+                    row.as_ref().map_or(true, |row| told.insert(row.instance.class().name.clone()))
+                };
+                let class_of = |row: Row| Row {
+                    path: ObjectPath { keys: Vec::new(), ..row.path },
+                    instance: Instance::with_defaults(row.instance.class()),
+                };
+                Self::new(self.filter(first).map(move |row| row.map(class_of)))
+            }
+        }
     }
 
     /// No rows.
@@ -261,6 +302,7 @@ impl fmt::Debug for Rows {
 mod tests {
     use super::*;
     use crate::{Schema, mof};
+    use expect_test::{Expect, expect};
 
     #[test]
     fn targets_match_by_the_keys_they_have() {
@@ -286,7 +328,7 @@ mod tests {
     #[test]
     fn queries_in_wql_name_their_source_in_a_namespace() {
         fn check(text: &str, namespace: &str) {
-            match Query::from_wql(wql::parse(text).unwrap(), "root/v2").unwrap() {
+            match Query::from_wql(wql::parse(text).unwrap(), "root/v2") {
                 Query::Associators { source, .. } | Query::References { source, .. } => {
                     assert_eq!(source, Target::new(namespace, "A").with_key("K", "x"));
                 }
@@ -295,8 +337,6 @@ mod tests {
         }
         check("associators of {A.K='x'}", "root/v2");
         check(r"references of {\\H\root\cimv2:A.K='x'} where Role=R", r"root\cimv2");
-        let classes_only = wql::parse("associators of {A.K='x'} where ClassDefsOnly").unwrap();
-        assert_eq!(Query::from_wql(classes_only, "n").unwrap_err().status, crate::Status::NotSupported);
     }
 
     #[test]
@@ -305,5 +345,40 @@ mod tests {
         assert_eq!(rows.next().and_then(Result::err).map(|error| error.message).as_deref(), Some("0 does not exist"));
         assert_eq!((rows.by_ref().count(), rows.projection.as_deref()), (2, Some(&["A".to_owned()][..])));
         assert_eq!(Rows::empty().count(), 0);
+    }
+
+    /// Holds: WIRE-G7-2
+    #[test]
+    fn rows_may_be_wanted_without_what_is_no_key_or_as_classes() {
+        fn check(words: &str, expected: Expect) {
+            let classes = "class A { [Key] string K; uint16 N = 7; string S; }; class B : A {};";
+            let schema = Schema::new("root/v2", mof::parse_classes(classes).unwrap()).unwrap();
+            let row = |class: &str, key: &str| {
+                let instance = Instance::with_defaults(schema.class(class).unwrap()).with("K", key).with("S", "s");
+                Ok(Row { path: instance.path("H", "root/v2"), instance })
+            };
+            let rows = Rows::new(vec![row("A", "1"), row("A", "2"), row("B", "3")].into_iter());
+            let wql = format!("associators of {{A.K='x'}} where {words}");
+            let Query::Associators { detail, .. } = Query::from_wql(wql::parse(&wql).unwrap(), "root/v2") else {
+                panic!("{wql} asks for associators")
+            };
+            let shown: Vec<_> = rows.with_detail(detail).map(|row| row.unwrap()).collect();
+            let shown = shown.iter().map(|row| format!("{} {:?}", row.path.relative(), row.instance));
+            expected.assert_eq(&shown.collect::<Vec<_>>().join("\n"));
+        }
+        check("", expect![[r#"
+            A.K="1" A { K: String("1"), N: U16(7), S: String("s") }
+            A.K="2" A { K: String("2"), N: U16(7), S: String("s") }
+            B.K="3" B { K: String("3"), N: U16(7), S: String("s") }"#]]);
+        check("KeysOnly", expect![[r#"
+            A.K="1" A { K: String("1") }
+            A.K="2" A { K: String("2") }
+            B.K="3" B { K: String("3") }"#]]);
+        check("ClassDefsOnly", expect![[r#"
+            A A { N: U16(7) }
+            B B { N: U16(7) }"#]]);
+        check("ClassDefsOnly KeysOnly", expect![[r#"
+            A A { N: U16(7) }
+            B B { N: U16(7) }"#]]);
     }
 }

@@ -52,6 +52,11 @@ pub(super) enum Condition {
     ClassLike(Pattern),
     /// The instance is the one of this path.
     Path(ObjectPath),
+    /// A string property holds a path of the same object, however it is written.
+    PathText {
+        position: usize,
+        path: ObjectPath,
+    },
     /// The text of the path is like the pattern.
     PathLike {
         pattern: Pattern,
@@ -132,6 +137,10 @@ impl Filter {
             }
             Condition::ClassLike(pattern) => pattern.matches(&instance.class().name),
             Condition::Path(path) => self.path(instance).same_object(path),
+            Condition::PathText { position, path } => {
+                let held = instance.at(*position).and_then(Value::as_str).map(ObjectPath::parse);
+                held.is_some_and(|held| held.is_ok_and(|held| held.same_object(path)))
+            }
             Condition::PathLike { pattern, relative } => {
                 let path = self.path(instance);
                 pattern.matches(&if *relative { path.relative() } else { path }.to_string())

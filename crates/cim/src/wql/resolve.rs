@@ -125,6 +125,9 @@ impl<'a> Resolver<'a> {
     fn literal(&self, name: &str, comparison: Comparison, literal: &Literal) -> Result<Condition, Error> {
         match self.subject(name)? {
             Subject::Property(position, property) => {
+                if let Some(condition) = path_in_text(position, property, comparison, literal) {
+                    return Ok(condition);
+                }
                 let constant = typed(property, literal)?;
                 Ok(Condition::Constant { position, comparison, constant })
             }
@@ -175,6 +178,28 @@ impl<'a> Resolver<'a> {
         let position = self.class.position(name);
         let found = position.and_then(|at| Some((at, self.class.properties().get(at)?)));
         found.ok_or_else(|| Error::invalid_query(format!("class {} has no property {name}", self.class.name)))
+    }
+}
+
+/// The condition of a string property that is compared with a whole object path: strings such as `Parent` hold paths, and
+/// clients write `.` for the host or the class in another case. What begins with two backslashes and is a path is meant as one.
+fn path_in_text(
+    position: usize,
+    property: &Property,
+    comparison: Comparison,
+    literal: &Literal,
+) -> Option<Condition> {
+    let Literal::String(text) = literal else { return None };
+    let is_string = property.data_type.cim_type == CimType::String && !property.data_type.is_array;
+    let path = ObjectPath::parse(text).ok().filter(|_| is_string && text.starts_with(r"\\"))?;
+    let same = Condition::PathText { position, path };
+    match comparison {
+        Comparison::Equal => Some(same),
+        // NULL is neither the same nor another path.
+        Comparison::NotEqual => {
+            Some(Condition::And(vec![Condition::Not(Box::new(Condition::Null { position })), Condition::Not(Box::new(same))]))
+        }
+        _ => None,
     }
 }
 
@@ -245,7 +270,7 @@ mod tests {
             class Base { [Key] string Name; uint16 State; };
             class Machine : Base {
                 [Key] string Creator; string Caption; uint64 Size; boolean On; datetime Since; real32 Load; uint8 List[];
-                Base REF Parent; [EmbeddedObject] string Inner;
+                Base REF Parent; string ParentPath; [EmbeddedObject] string Inner;
             };
             class Other : Base {};"#;
         Schema::new("root/v2", mof::parse_classes(classes).unwrap()).unwrap()
@@ -262,6 +287,7 @@ mod tests {
             .with("Load", 0.5f32)
             .with("List", vec![1u8])
             .with("Parent", ObjectPath::parse(r#"\\HOST\root\v2:Base.Name="x""#).unwrap())
+            .with("ParentPath", r#"\\HOST\root\v2:Base.Name="Microsoft:a\\b""#)
             .with("Inner", Instance::new(schema.class("Other").unwrap()))
     }
 
@@ -307,6 +333,24 @@ mod tests {
         check(r#"__RELPATH = 'Machine.Creator="machine",Name="Microsoft:AB\0"'"#, true);
         check(r#"__RELPATH <> 'Machine.Creator="machine",Name="x"'"#, true);
         check("__PATH like '%host%machine.name=%' and __RELPATH like 'machine.%'", true);
+    }
+
+    /// Holds: WIRE-G4-2
+    #[test]
+    fn paths_in_strings_are_compared_as_paths() {
+        fn check(condition: &str, expected: bool) {
+            let schema = schema();
+            let filter = filter(&schema, "Machine", condition).unwrap();
+            assert_eq!(filter.matches(&machine(&schema)), expected, "{condition}");
+        }
+        check(r#"ParentPath = '\\\\HOST\\root\\v2:Base.Name="Microsoft:a\\\\b"'"#, true);
+        check(r#"ParentPath = '\\\\.\\ROOT\\V2:base.NAME="microsoft:A\\\\B"'"#, true);
+        check(r#"ParentPath <> '\\\\.\\root\\v2:base.Name="microsoft:a\\\\b"'"#, false);
+        check(r#"ParentPath = '\\\\OTHER\\root\\v2:Base.Name="Microsoft:a\\\\b"'"#, false);
+        check(r#"ParentPath <> '\\\\.\\root\\v2:Base.Name="other"'"#, true);
+        check(r#"ParentPath = 'Base.Name="Microsoft:a\\\\b"'"#, false);
+        check(r#"Caption = '\\\\.\\root\\v2:Base.Name="x"' or Caption <> '\\\\.\\root\\v2:Base.Name="x"'"#, false);
+        check(r#"Name = '\\\\.\\root\\v2:Base.Name="x"'"#, false);
     }
 
     #[test]

@@ -142,6 +142,9 @@ impl Builder {
     }
 
     fn text(&mut self, text: &str, at: u64) -> Result<(), XmlError> {
+        if !self.open.is_empty() {
+            check_characters(text, at)?;
+        }
         match self.open.last_mut().map(|element| &mut element.children) {
             Some(_) if text.is_empty() => Ok(()),
             Some(children) => {
@@ -205,6 +208,7 @@ fn raw_attributes(start: &BytesStart<'_>, at: u64) -> Result<Vec<(String, String
         let attribute = attribute.map_err(|error| malformed(error.to_string()))?;
         let value =
             attribute.normalized_value(XmlVersion::Implicit1_0).map_err(|error| malformed(error.to_string()))?;
+        check_characters(&value, at)?;
         if raw.len() >= limit::XML_ATTRIBUTES {
             return Err(XmlError::TooManyAttributes { element: start.name().as_ref().chars().take(60).collect() });
         }
@@ -220,6 +224,15 @@ fn declared_prefix(qname: &str) -> Option<&str> {
 
 fn split(qname: &str) -> (&str, &str) {
     qname.split_once(':').unwrap_or(("", qname))
+}
+
+/// Refuses what no XML document may contain, written out or as a reference (XML 1.0, 2.2): a NUL in a name would end it for others.
+fn check_characters(text: &str, at: u64) -> Result<(), XmlError> {
+    let is_forbidden = |c: &char| matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
+    match text.chars().find(is_forbidden) {
+        Some(c) => Err(XmlError::Malformed { at, reason: format!("character U+{:04X} is not permitted in XML", u32::from(c)) }),
+        None => Ok(()),
+    }
 }
 
 fn resolved(reference: &BytesRef<'_>, at: u64) -> Result<String, XmlError> {
@@ -319,6 +332,11 @@ mod tests {
                 "the XML document is malformed at byte 3: invalid character reference: 0x0 character is not permitted in XML"
             ],
         );
+        check("<a>x\0</a>", expect!["the XML document is malformed at byte 3: character U+0000 is not permitted in XML"]);
+        check("<a>&#31;</a>", expect!["the XML document is malformed at byte 3: character U+001F is not permitted in XML"]);
+        check("<a x='\u{1}'/>", expect!["the XML document is malformed at byte 0: character U+0001 is not permitted in XML"]);
+        check("<a x='&#x1;'/>", expect!["the XML document is malformed at byte 0: character U+0001 is not permitted in XML"]);
+        check("<a><![CDATA[\u{ffff}]]></a>", expect!["the XML document is malformed at byte 3: character U+FFFF is not permitted in XML"]);
         check("", expect!["the XML document is malformed at byte 0: there is no element"]);
         check(
             "text",

@@ -25,12 +25,12 @@ struct Wanted {
 /// # Errors
 /// A source that does not exist, and classes that do not.
 pub fn enumerate(view: &View, schema: &Schema, query: Query) -> Result<Rows, Error> {
-    let (source, wanted, links_wanted, keys_only) = match query {
-        Query::Associators { source, association_class, result_class, role, result_role, keys_only } => {
-            (source, Wanted { association_class, result_class, role, result_role }, false, keys_only)
+    let (source, wanted, links_wanted, detail) = match query {
+        Query::Associators { source, association_class, result_class, role, result_role, detail } => {
+            (source, Wanted { association_class, result_class, role, result_role }, false, detail)
         }
-        Query::References { source, result_class, role, keys_only } => {
-            (source, Wanted { association_class: result_class, role, ..Wanted::default() }, true, keys_only)
+        Query::References { source, result_class, role, detail } => {
+            (source, Wanted { association_class: result_class, role, ..Wanted::default() }, true, detail)
         }
         _ => return Ok(Rows::empty()),
     };
@@ -42,11 +42,7 @@ pub fn enumerate(view: &View, schema: &Schema, query: Query) -> Result<Rows, Err
         // Connections are not themselves connected with anything.
         Item::Link(_) => Vec::new(),
     };
-    let found = rows(view, Box::new(items.into_iter()), |_| true);
-    if !keys_only {
-        return Ok(found);
-    }
-    Ok(Rows::new(found.map(|row| row.map(|row| cim::op::Row { instance: row.instance.keys_only(), ..row }))))
+    Ok(rows(view, Box::new(items.into_iter()), |_| true).with_detail(detail))
 }
 
 /// The links, or what is at their other ends, each once.

@@ -3,7 +3,7 @@
 use crate::epr::{self, Resource, Selectors};
 use crate::fault::{Fault, Kind};
 use crate::ns;
-use cim::op::Query;
+use cim::op::{Detail, Query};
 use cim::wql;
 use cim::xml::Element;
 
@@ -16,7 +16,7 @@ pub(super) fn read(body: &Element, resource: &Resource, namespace: &str) -> Resu
     let is = |known: &str| dialect.eq_ignore_ascii_case(known);
     let query = if is(ns::DIALECT_WQL) {
         let parsed = wql::parse(filter.text().trim()).map_err(|error| cim::Error::invalid_query(error.to_string()))?;
-        Query::from_wql(parsed, namespace)?
+        Query::from_wql(parsed, namespace)
     } else if is(ns::DIALECT_ASSOCIATION) {
         association(filter, namespace)?
     } else if is(ns::DIALECT_SELECTOR) {
@@ -46,9 +46,9 @@ fn association(filter: &Element, namespace: &str) -> Result<Query, Fault> {
             result_class,
             role,
             result_role: text("ResultRole"),
-            keys_only: false,
+            detail: Detail::Instance,
         },
-        None => Query::References { source, result_class, role, keys_only: false },
+        None => Query::References { source, result_class, role, detail: Detail::Instance },
     })
 }
 
