@@ -317,23 +317,55 @@ mod tests {
     /// Holds: WIRE-E6-2
     #[test]
     fn bytes_come_packed_or_one_by_one() {
-        check([text("Bytes", "AQL/")], expect![[r#"
+        check(
+            [text("Bytes", "AQL/")],
+            expect![[r#"
             Bytes = Array([U8(1), U8(2), U8(255)])
-        "#]]);
-        check([text("Bytes", " AQ== ")], expect![[r#"
+        "#]],
+        );
+        check(
+            [text("Bytes", " AQ== ")],
+            expect![[r#"
             Bytes = Array([U8(1)])
-        "#]]);
-        check([text("Bytes", "7"), text("Bytes", "8")], expect![[r#"
+        "#]],
+        );
+        check(
+            [text("Bytes", "7"), text("Bytes", "8")],
+            expect![[r#"
             Bytes = Array([U8(7), U8(8)])
-        "#]]);
-        check([text("Bytes", "255")], expect![[r#"
+        "#]],
+        );
+        check(
+            [text("Bytes", "255")],
+            expect![[r#"
             Bytes = Array([U8(255)])
-        "#]]);
-        check([text("Bytes", "256")], expect![[r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Bytes of method Run: "256" is not a value of type uint8"#]]);
-        check([text("Bytes", "AQL/"), text("Bytes", "8")], expect![[r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Bytes of method Run: "AQL/" is not a value of type uint8"#]]);
-        check([text("Wanted", "AQL/")], expect![[r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Wanted of method Run: "AQL/" is not a value of type uint16"#]]);
+        "#]],
+        );
+        check(
+            [text("Bytes", "256")],
+            expect![[
+                r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Bytes of method Run: "256" is not a value of type uint8"#
+            ]],
+        );
+        check(
+            [text("Bytes", "AQL/"), text("Bytes", "8")],
+            expect![[
+                r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Bytes of method Run: "AQL/" is not a value of type uint8"#
+            ]],
+        );
+        check(
+            [text("Wanted", "AQL/")],
+            expect![[
+                r#"WBEM_E_INVALID_METHOD_PARAMETERS: parameter Wanted of method Run: "AQL/" is not a value of type uint16"#
+            ]],
+        );
         check([text("Bytes", "")], expect![""]);
-        check([text("Bytes", &"AAAA".repeat(2_000))], expect!["WBEM_E_INVALID_METHOD_PARAMETERS: parameter Bytes of method Run: there are more than 4096 elements"]);
+        check(
+            [text("Bytes", &"AAAA".repeat(2_000))],
+            expect![
+                "WBEM_E_INVALID_METHOD_PARAMETERS: parameter Bytes of method Run: there are more than 4096 elements"
+            ],
+        );
     }
 
     #[test]

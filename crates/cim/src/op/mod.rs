@@ -261,9 +261,7 @@ impl Rows {
     pub fn with_detail(self, detail: Detail) -> Self {
         match detail {
             Detail::Instance => self,
-            Detail::Keys => {
-                Self::new(self.map(|row| row.map(|row| Row { instance: row.instance.keys_only(), ..row })))
-            }
+            Detail::Keys => Self::new(self.map(|row| row.map(|row| Row { instance: row.instance.keys_only(), ..row }))),
             Detail::Class => {
                 let mut told = BTreeSet::new();
                 let first = move |row: &Result<Row, Error>| {
@@ -366,19 +364,31 @@ mod tests {
             let shown = shown.iter().map(|row| format!("{} {:?}", row.path.relative(), row.instance));
             expected.assert_eq(&shown.collect::<Vec<_>>().join("\n"));
         }
-        check("", expect![[r#"
+        check(
+            "",
+            expect![[r#"
             A.K="1" A { K: String("1"), N: U16(7), S: String("s") }
             A.K="2" A { K: String("2"), N: U16(7), S: String("s") }
-            B.K="3" B { K: String("3"), N: U16(7), S: String("s") }"#]]);
-        check("KeysOnly", expect![[r#"
+            B.K="3" B { K: String("3"), N: U16(7), S: String("s") }"#]],
+        );
+        check(
+            "KeysOnly",
+            expect![[r#"
             A.K="1" A { K: String("1") }
             A.K="2" A { K: String("2") }
-            B.K="3" B { K: String("3") }"#]]);
-        check("ClassDefsOnly", expect![[r#"
+            B.K="3" B { K: String("3") }"#]],
+        );
+        check(
+            "ClassDefsOnly",
+            expect![[r#"
             A A { N: U16(7) }
-            B B { N: U16(7) }"#]]);
-        check("ClassDefsOnly KeysOnly", expect![[r#"
+            B B { N: U16(7) }"#]],
+        );
+        check(
+            "ClassDefsOnly KeysOnly",
+            expect![[r#"
             A A { N: U16(7) }
-            B B { N: U16(7) }"#]]);
+            B B { N: U16(7) }"#]],
+        );
     }
 }

@@ -183,12 +183,7 @@ impl<'a> Resolver<'a> {
 
 /// The condition of a string property that is compared with a whole object path: strings such as `Parent` hold paths, and
 /// clients write `.` for the host or the class in another case. What begins with two backslashes and is a path is meant as one.
-fn path_in_text(
-    position: usize,
-    property: &Property,
-    comparison: Comparison,
-    literal: &Literal,
-) -> Option<Condition> {
+fn path_in_text(position: usize, property: &Property, comparison: Comparison, literal: &Literal) -> Option<Condition> {
     let Literal::String(text) = literal else { return None };
     let is_string = property.data_type.cim_type == CimType::String && !property.data_type.is_array;
     let path = ObjectPath::parse(text).ok().filter(|_| is_string && text.starts_with(r"\\"))?;
@@ -196,9 +191,10 @@ fn path_in_text(
     match comparison {
         Comparison::Equal => Some(same),
         // NULL is neither the same nor another path.
-        Comparison::NotEqual => {
-            Some(Condition::And(vec![Condition::Not(Box::new(Condition::Null { position })), Condition::Not(Box::new(same))]))
-        }
+        Comparison::NotEqual => Some(Condition::And(vec![
+            Condition::Not(Box::new(Condition::Null { position })),
+            Condition::Not(Box::new(same)),
+        ])),
         _ => None,
     }
 }

@@ -228,9 +228,12 @@ fn split(qname: &str) -> (&str, &str) {
 
 /// Refuses what no XML document may contain, written out or as a reference (XML 1.0, 2.2): a NUL in a name would end it for others.
 fn check_characters(text: &str, at: u64) -> Result<(), XmlError> {
-    let is_forbidden = |c: &char| matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
+    let is_forbidden =
+        |c: &char| matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}');
     match text.chars().find(is_forbidden) {
-        Some(c) => Err(XmlError::Malformed { at, reason: format!("character U+{:04X} is not permitted in XML", u32::from(c)) }),
+        Some(c) => {
+            Err(XmlError::Malformed { at, reason: format!("character U+{:04X} is not permitted in XML", u32::from(c)) })
+        }
         None => Ok(()),
     }
 }
@@ -332,11 +335,26 @@ mod tests {
                 "the XML document is malformed at byte 3: invalid character reference: 0x0 character is not permitted in XML"
             ],
         );
-        check("<a>x\0</a>", expect!["the XML document is malformed at byte 3: character U+0000 is not permitted in XML"]);
-        check("<a>&#31;</a>", expect!["the XML document is malformed at byte 3: character U+001F is not permitted in XML"]);
-        check("<a x='\u{1}'/>", expect!["the XML document is malformed at byte 0: character U+0001 is not permitted in XML"]);
-        check("<a x='&#x1;'/>", expect!["the XML document is malformed at byte 0: character U+0001 is not permitted in XML"]);
-        check("<a><![CDATA[\u{ffff}]]></a>", expect!["the XML document is malformed at byte 3: character U+FFFF is not permitted in XML"]);
+        check(
+            "<a>x\0</a>",
+            expect!["the XML document is malformed at byte 3: character U+0000 is not permitted in XML"],
+        );
+        check(
+            "<a>&#31;</a>",
+            expect!["the XML document is malformed at byte 3: character U+001F is not permitted in XML"],
+        );
+        check(
+            "<a x='\u{1}'/>",
+            expect!["the XML document is malformed at byte 0: character U+0001 is not permitted in XML"],
+        );
+        check(
+            "<a x='&#x1;'/>",
+            expect!["the XML document is malformed at byte 0: character U+0001 is not permitted in XML"],
+        );
+        check(
+            "<a><![CDATA[\u{ffff}]]></a>",
+            expect!["the XML document is malformed at byte 3: character U+FFFF is not permitted in XML"],
+        );
         check("", expect!["the XML document is malformed at byte 0: there is no element"]);
         check(
             "text",

@@ -1,6 +1,8 @@
 //! Method calls: what they ask of the ledger, what they refuse, and what they answer.
 
 mod management;
+mod outside;
+mod snapshots;
 
 use cim::op::{Argument, Target};
 use cim::{Value, embedded};

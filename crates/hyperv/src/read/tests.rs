@@ -1,6 +1,9 @@
 //! Reads, against states made by hand. Numbers in names of tests are those of the list of things that are easily got
 //! wrong in the behaviour this crate reproduces.
 
+mod links;
+mod properties;
+
 use expect_test::{Expect, expect};
 use ledger::job::{JobKind, JobState};
 use ledger::snapshot::Purpose;
