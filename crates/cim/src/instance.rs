@@ -153,6 +153,7 @@ mod tests {
         Instance::new(schema().class(class).unwrap())
     }
 
+    /// Holds: WIRE-E9-1
     #[test]
     fn values_are_checked_against_the_class() {
         fn check(name: &str, value: impl Into<Value>, expected: Result<(), Status>) {

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports, in its helpers too")]
 
 mod rig;
+mod rules;
 mod world;
 
 use ledger::id::{DeviceId, SnapshotId, VmId};

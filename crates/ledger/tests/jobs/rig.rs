@@ -101,6 +101,26 @@ impl Rig {
         reply
     }
 
+    /// Asks, and leaves everything that follows undone until the next call of [`Rig::finish`].
+    pub fn begin(&mut self, request: Request) -> Option<Reply> {
+        let seed = u128::from(self.now) << 40 | self.commits as u128;
+        self.feed(Event::Request { id: 1, request, seed })
+    }
+
+    /// Carries out what was begun.
+    pub fn finish(&mut self) {
+        self.run();
+    }
+
+    /// Changes the stored records and lets the daemon begin anew: a state that no request leads to.
+    pub fn rewrite(&mut self, from: &str, to: &str) {
+        let changed = self.stored.values_mut().filter(|body| body.contains(from));
+        let count = changed.map(|body| *body = body.replace(from, to)).count();
+        assert!(count > 0, "nothing stored contains {from}");
+        self.restart();
+        self.run();
+    }
+
     /// The guest of `vm` shuts down by itself.
     pub fn guest_exits(&mut self, vm: VmId) {
         if self.world.processes.remove(&vm).is_some() {
@@ -111,7 +131,12 @@ impl Rig {
 
     /// Time goes on, by more than anything waits for.
     pub fn tick(&mut self) {
-        self.now += 1_000_000_000;
+        self.wait(1_000);
+    }
+
+    /// Time goes on by this many seconds.
+    pub fn wait(&mut self, seconds: u64) {
+        self.now += seconds * 1_000_000;
         self.feed(Event::Tick);
         self.run();
     }

@@ -1,0 +1,250 @@
+//! Single rules about machines and snapshots: what is refused when, and what a job leaves as it was.
+
+use expect_test::{Expect, expect};
+use ledger::failure::Kind;
+use ledger::id::{SnapshotId, VmId};
+use ledger::request::{Contents, PowerTarget, Reply, Request, VmChanges};
+use ledger::snapshot::Purpose;
+use ledger::vm::{Power, SnapshotKind, Vm};
+
+use super::rig::Fault;
+use super::{Scene, create, parse};
+
+/// A machine after a scenario.
+fn after(script: &'static str) -> (Scene, VmId) {
+    let mut scene = Scene::new(Fault::None);
+    scene.run(&parse(script), script);
+    let vm = scene.vm.expect("the scene has a machine");
+    (scene, vm)
+}
+
+fn machine(scene: &Scene) -> Vm {
+    Vm::clone(scene.rig.state().vms.values().next().expect("the scene has a machine"))
+}
+
+fn snapshot(scene: &Scene, name: &str) -> SnapshotId {
+    scene.snapshot(name).expect("the snapshot was taken")
+}
+
+fn change(vm: VmId, change: impl FnOnce(&mut VmChanges)) -> Request {
+    let mut changes = VmChanges::default();
+    change(&mut changes);
+    Request::ModifyVm { vm, changes }
+}
+
+/// The answer in short, without ids.
+fn show(reply: Option<Reply>) -> String {
+    match reply {
+        Some(Reply::Refused(failure)) => {
+            let words = failure.full_text();
+            let without_id = |word: &str| match word.trim_matches(['(', ')', ':']) {
+                id if id.len() == 36 => word.replace(id, "ID"),
+                _ => word.to_owned(),
+            };
+            let words = words.split(' ').map(without_id);
+            format!("{:?}: {}", failure.kind, words.collect::<Vec<_>>().join(" "))
+        }
+        Some(Reply::Job(_)) => "job".to_owned(),
+        Some(Reply::Done { .. }) => "done".to_owned(),
+        None => "no answer".to_owned(),
+    }
+}
+
+/// Holds: SNAP-4.1-6, SNAP-2-4
+#[test]
+fn a_machine_does_one_thing_at_a_time() {
+    let (mut scene, vm) = after("on snap:A snap:B");
+    let (a, b) = (snapshot(&scene, "A"), snapshot(&scene, "B"));
+    let mut check = |first: Request, second: Request, expected: Expect| {
+        assert!(matches!(scene.rig.begin(first.clone()), Some(Reply::Job(_))), "{first:?}");
+        expected.assert_eq(&show(scene.rig.begin(second)));
+        scene.rig.finish();
+    };
+    let take = || create(vm, "x", Contents::Full);
+    let power = |target| Request::SetPower { vm, target };
+    check(
+        take(),
+        take(),
+        expect!["InvalidState: 'm' is busy: Creating snapshot (job ID): wait for that job, or cancel it"],
+    );
+    check(
+        Request::DestroySnapshot { snapshot: a },
+        take(),
+        expect!["InvalidState: 'm' is busy: Deleting snapshot (job ID): wait for that job, or cancel it"],
+    );
+    check(
+        power(PowerTarget::Saved),
+        Request::DestroySnapshotTree { snapshot: b },
+        expect!["InvalidState: 'm' is saving, which does not allow working on its snapshots: wait until it is settled"],
+    );
+    check(
+        power(PowerTarget::Running),
+        Request::ClearSnapshotState { snapshot: b },
+        expect![
+            "InvalidState: 'm' is starting, which does not allow working on its snapshots: wait until it is settled"
+        ],
+    );
+}
+
+/// Holds: SNAP-4.2-5, SNAP-5-10
+#[test]
+fn snapshots_can_be_disabled_from_one_call_to_the_next() {
+    let (mut scene, vm) = after("on");
+    let kind = |kind| change(vm, |changes| changes.snapshot_kind = Some(kind));
+    scene.rig.ask(kind(SnapshotKind::Disabled));
+    match scene.rig.ask(create(vm, "x", Contents::Full)) {
+        Some(Reply::Refused(failure)) => {
+            assert_eq!(failure.kind, Kind::InvalidState);
+            assert!(failure.message.contains("'m'") && failure.message.contains(&vm.to_string()), "{failure:?}");
+            assert!(failure.message.contains("disabled"), "{failure:?}");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+    scene.rig.ask(kind(SnapshotKind::Standard));
+    assert_eq!(show(scene.rig.ask(create(vm, "x", Contents::Full))), "job");
+}
+
+/// What a request for everything comes to on a running machine, by the machine's kind of snapshots.
+///
+/// Holds: SNAP-17-12
+#[test]
+fn the_kind_of_the_machine_decides_about_memory() {
+    let check = |kind: SnapshotKind, contents: Contents, expected: &str| {
+        let (mut scene, vm) = after("on");
+        scene.rig.ask(change(vm, |changes| changes.snapshot_kind = Some(kind)));
+        let reply = show(scene.rig.ask(create(vm, "x", contents)));
+        let with_memory = scene.rig.state().snapshots.values().any(|snapshot| snapshot.memory.is_some());
+        assert_eq!(
+            format!("{}, memory: {with_memory}", reply.split(':').next().unwrap_or_default()),
+            expected,
+            "{kind:?}"
+        );
+    };
+    check(SnapshotKind::Standard, Contents::Full, "job, memory: true");
+    check(SnapshotKind::ProductionOrStandard, Contents::Full, "job, memory: true");
+    check(SnapshotKind::ProductionOnly, Contents::Full, "NotSupported, memory: false");
+    check(SnapshotKind::Disabled, Contents::Full, "InvalidState, memory: false");
+    check(SnapshotKind::Standard, Contents::Disks, "job, memory: false");
+    check(SnapshotKind::ProductionOnly, Contents::Disks, "job, memory: false");
+}
+
+/// Holds: SNAP-5-1, SNAP-5-9
+#[test]
+fn what_a_snapshot_contains_follows_from_the_state_it_is_taken_in() {
+    let check = |script: &'static str, expected: bool| {
+        let (scene, _) = after(script);
+        let found = &scene.rig.state().snapshots[&snapshot(&scene, "X")];
+        assert_eq!((found.memory.is_some(), found.purpose), (expected, Purpose::User), "{script}");
+    };
+    check("on snap:X", true);
+    check("on pause snap:X", true);
+    check("on save snap:X", true);
+    check("snap:X", false);
+    check("on disks:X", false);
+    check("on pause disks:X", false);
+}
+
+/// Holds: SNAP-2-6
+#[test]
+fn turning_off_a_saved_machine_forgets_its_memory() {
+    let (mut scene, vm) = after("on w0:1 save");
+    assert!(machine(&scene).saved.is_some());
+    scene.run(&parse("off"), "off");
+    assert_eq!((machine(&scene).saved, machine(&scene).power), (None, Power::Off));
+    assert_eq!(scene.rig.live(vm).memory, None);
+}
+
+/// Holds: SNAP-2-14
+#[test]
+fn snapshots_change_the_configuration_and_not_the_state() {
+    let (mut scene, _) = after("on");
+    for step in ["snap:A", "snap:B", "destroy:A"] {
+        let before = machine(&scene);
+        scene.run(&parse(step), step);
+        let after = machine(&scene);
+        assert!(after.configuration_changed > before.configuration_changed, "{step}");
+        assert_eq!(after.power_changed, before.power_changed, "{step}");
+    }
+    let before = machine(&scene);
+    scene.run(&parse("off"), "off");
+    assert!(machine(&scene).power_changed > before.power_changed);
+    let before = machine(&scene);
+    scene.run(&parse("apply:B"), "apply");
+    assert!(machine(&scene).configuration_changed > before.configuration_changed);
+}
+
+/// Holds: SNAP-4.3-9, SNAP-4.3-10, SNAP-4.3-11, SNAP-6-15, SNAP-15-4
+#[test]
+fn applying_brings_hardware_back_and_keeps_identity() {
+    let (mut scene, vm) = after("disks:A");
+    let before = machine(&scene);
+    scene.rig.ask(change(vm, |changes| {
+        changes.name = Some("renamed".to_owned());
+        changes.processors = Some(7);
+        changes.memory_mib = Some(4096);
+    }));
+    let network = ledger::vm::Network::User;
+    scene.rig.ask(Request::AddNic { vm, name: "new".to_owned(), mac: None, network });
+    assert_eq!((machine(&scene).settings.processors, machine(&scene).settings.nics.len()), (7, 1));
+    assert_eq!(scene.rig.state().snapshots[&snapshot(&scene, "A")].name, "A");
+    scene.run(&parse("apply:A"), "apply");
+    let after = machine(&scene);
+    assert_eq!((after.id, after.name.as_str()), (vm, "renamed"));
+    assert_eq!(
+        (after.settings.processors, after.settings.memory_mib),
+        (before.settings.processors, before.settings.memory_mib)
+    );
+    assert!(after.settings.nics.is_empty());
+    assert_ne!(after.generation_id, before.generation_id);
+    assert_eq!(after.power, Power::Off);
+}
+
+/// Holds: SNAP-4.6-2
+#[test]
+fn clearing_what_has_no_memory_succeeds_without_effect() {
+    let (mut scene, vm) = after("disks:A");
+    let before = scene.rig.state().snapshots.clone();
+    assert_eq!(show(scene.rig.ask(Request::ClearSnapshotState { snapshot: snapshot(&scene, "A") })), "job");
+    assert_eq!(scene.rig.state().snapshots, before);
+    scene.rig.check(vm, "cleared");
+}
+
+/// Names are counted in characters and may come twice.
+///
+/// Holds: SNAP-5-12
+#[test]
+fn two_snapshots_may_have_the_same_name() {
+    let (mut scene, vm) = after("snap:A");
+    assert_eq!(show(scene.rig.ask(create(vm, "A", Contents::Full))), "job");
+    assert_eq!(show(scene.rig.ask(create(vm, &"ü".repeat(100), Contents::Full))), "job");
+    assert_eq!(scene.rig.state().snapshots.values().filter(|snapshot| snapshot.name == "A").count(), 2);
+}
+
+/// Recovery snapshots cannot be taken; one that a store brings along is neither applied nor taken for a tree, but goes.
+///
+/// Holds: SNAP-4.3-2, SNAP-4.4-7, SNAP-4.5-3
+#[test]
+fn recovery_snapshots_are_only_removed() {
+    let (mut scene, vm) = after("on snap:R off");
+    scene.rig.rewrite("\"purpose\":\"User\"", "\"purpose\":\"Recovery\"");
+    let snapshot = snapshot(&scene, "R");
+    expect!["InvalidParameter: a recovery snapshot is for backup and cannot be applied"]
+        .assert_eq(&show(scene.rig.ask(Request::ApplySnapshot { snapshot })));
+    expect!["InvalidParameter: a recovery snapshot has no subtree to remove: remove the snapshot itself"]
+        .assert_eq(&show(scene.rig.ask(Request::DestroySnapshotTree { snapshot })));
+    assert_eq!(show(scene.rig.ask(Request::DestroySnapshot { snapshot })), "job");
+    assert!(scene.rig.state().snapshots.is_empty());
+    scene.rig.check(vm, "removed");
+}
+
+/// Holds: SNAP-8.2-9, WIRE-I10-1
+#[test]
+fn a_job_is_remembered_for_minutes() {
+    let (mut scene, _) = after("on");
+    let jobs = |scene: &Scene| scene.rig.state().jobs.len();
+    assert!(jobs(&scene) > 0);
+    scene.rig.wait(299);
+    assert!(jobs(&scene) > 0);
+    scene.rig.wait(2);
+    assert_eq!(jobs(&scene), 0);
+}
