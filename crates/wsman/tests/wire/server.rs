@@ -253,58 +253,58 @@ fn associations_both_ways_of_asking() {
     check(
         "openwsman-associators",
         expect![[r#"
-        Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" association_class: Some("Toy_SettingsOf"), result_class: Some("Toy_Settings"), role: None, result_role: None, keys_only: false
-        200
-        <n:EnumerateResponse>
-          <n:EnumerationContext/>
-          <w:Items>
-            <p:Toy_Settings xsi:type="p:Toy_Settings_Type">
-              <p:InstanceID>Toy:S1</p:InstanceID>
-              <p:ElementName>a &lt;one&gt;</p:ElementName>
-              <p:Memory>512</p:Memory>
-            </p:Toy_Settings>
-          </w:Items>
-          <w:EndOfSequence/>
-        </n:EnumerateResponse>"#]],
+            Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" association_class: Some("Toy_SettingsOf"), result_class: Some("Toy_Settings"), role: None, result_role: None, detail: Instance
+            200
+            <n:EnumerateResponse>
+              <n:EnumerationContext/>
+              <w:Items>
+                <p:Toy_Settings xsi:type="p:Toy_Settings_Type">
+                  <p:InstanceID>Toy:S1</p:InstanceID>
+                  <p:ElementName>a &lt;one&gt;</p:ElementName>
+                  <p:Memory>512</p:Memory>
+                </p:Toy_Settings>
+              </w:Items>
+              <w:EndOfSequence/>
+            </n:EnumerateResponse>"#]],
     );
     check(
         "java-associators-wql",
         expect![[r#"
-        Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" association_class: Some("Toy_SettingsOf"), result_class: Some("Toy_Settings"), role: None, result_role: None, keys_only: false
-        200
-        <n:EnumerateResponse>
-          <n:EnumerationContext/>
-          <w:Items>
-            <w:Item>
-              <p:Toy_Settings xsi:type="p:Toy_Settings_Type">
-                <p:InstanceID>Toy:S1</p:InstanceID>
-                <p:ElementName>a &lt;one&gt;</p:ElementName>
-                <p:Memory>512</p:Memory>
-              </p:Toy_Settings>
-              <a:EndpointReference>
-                <a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address>
-                <a:ReferenceParameters>
-                  <w:ResourceURI>http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2/Toy_Settings</w:ResourceURI>
-                  <w:SelectorSet>
-                    <w:Selector Name="__cimnamespace">root/virtualization/v2</w:Selector>
-                    <w:Selector Name="InstanceID">Toy:S1</w:Selector>
-                  </w:SelectorSet>
-                </a:ReferenceParameters>
-              </a:EndpointReference>
-            </w:Item>
-          </w:Items>
-          <w:EndOfSequence/>
-        </n:EnumerateResponse>"#]],
+            Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" association_class: Some("Toy_SettingsOf"), result_class: Some("Toy_Settings"), role: None, result_role: None, detail: Instance
+            200
+            <n:EnumerateResponse>
+              <n:EnumerationContext/>
+              <w:Items>
+                <w:Item>
+                  <p:Toy_Settings xsi:type="p:Toy_Settings_Type">
+                    <p:InstanceID>Toy:S1</p:InstanceID>
+                    <p:ElementName>a &lt;one&gt;</p:ElementName>
+                    <p:Memory>512</p:Memory>
+                  </p:Toy_Settings>
+                  <a:EndpointReference>
+                    <a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address>
+                    <a:ReferenceParameters>
+                      <w:ResourceURI>http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2/Toy_Settings</w:ResourceURI>
+                      <w:SelectorSet>
+                        <w:Selector Name="__cimnamespace">root/virtualization/v2</w:Selector>
+                        <w:Selector Name="InstanceID">Toy:S1</w:Selector>
+                      </w:SelectorSet>
+                    </a:ReferenceParameters>
+                  </a:EndpointReference>
+                </w:Item>
+              </w:Items>
+              <w:EndOfSequence/>
+            </n:EnumerateResponse>"#]],
     );
     // The URI of all classes and no selector: the namespace is that of the object.
     check(
         "wsl-associated",
         expect![[r#"
-        Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" association_class: None, result_class: None, role: None, result_role: None, keys_only: false
-        200
-        <n:EnumerateResponse>
-          <n:EnumerationContext>uuid:01010101-0101-4101-8101-010101010101</n:EnumerationContext>
-        </n:EnumerateResponse>"#]],
+            Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" association_class: None, result_class: None, role: None, result_role: None, detail: Instance
+            200
+            <n:EnumerateResponse>
+              <n:EnumerationContext>uuid:01010101-0101-4101-8101-010101010101</n:EnumerationContext>
+            </n:EnumerateResponse>"#]],
     );
 }
 
@@ -314,48 +314,48 @@ fn connections_as_addresses() {
     check(
         "openwsman-references-epr",
         expect![[r#"
-        Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" result_class: None, role: Some("Antecedent"), keys_only: false
-        200
-        <n:EnumerateResponse>
-          <n:EnumerationContext/>
-          <w:Items>
-            <a:EndpointReference>
-              <a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address>
-              <a:ReferenceParameters>
-                <w:ResourceURI>http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/Toy_SettingsOf</w:ResourceURI>
-                <w:SelectorSet>
-                  <w:Selector Name="__cimnamespace">root/virtualization/v2</w:Selector>
-                  <w:Selector Name="Antecedent">
-                    <a:EndpointReference>
-                      <a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address>
-                      <a:ReferenceParameters>
-                        <w:ResourceURI>http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/Toy_Machine</w:ResourceURI>
-                        <w:SelectorSet>
-                          <w:Selector Name="__cimnamespace">root/virtualization/v2</w:Selector>
-                          <w:Selector Name="CreationClassName">Toy_Machine</w:Selector>
-                          <w:Selector Name="Name">A1</w:Selector>
-                        </w:SelectorSet>
-                      </a:ReferenceParameters>
-                    </a:EndpointReference>
-                  </w:Selector>
-                  <w:Selector Name="Dependent">
-                    <a:EndpointReference>
-                      <a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address>
-                      <a:ReferenceParameters>
-                        <w:ResourceURI>http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/Toy_Settings</w:ResourceURI>
-                        <w:SelectorSet>
-                          <w:Selector Name="__cimnamespace">root/virtualization/v2</w:Selector>
-                          <w:Selector Name="InstanceID">Toy:S1</w:Selector>
-                        </w:SelectorSet>
-                      </a:ReferenceParameters>
-                    </a:EndpointReference>
-                  </w:Selector>
-                </w:SelectorSet>
-              </a:ReferenceParameters>
-            </a:EndpointReference>
-          </w:Items>
-          <w:EndOfSequence/>
-        </n:EnumerateResponse>"#]],
+            Enumerate root\virtualization\v2 of root\virtualization\v2:Toy_Machine.Name="a1" result_class: None, role: Some("Antecedent"), detail: Instance
+            200
+            <n:EnumerateResponse>
+              <n:EnumerationContext/>
+              <w:Items>
+                <a:EndpointReference>
+                  <a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address>
+                  <a:ReferenceParameters>
+                    <w:ResourceURI>http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/Toy_SettingsOf</w:ResourceURI>
+                    <w:SelectorSet>
+                      <w:Selector Name="__cimnamespace">root/virtualization/v2</w:Selector>
+                      <w:Selector Name="Antecedent">
+                        <a:EndpointReference>
+                          <a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address>
+                          <a:ReferenceParameters>
+                            <w:ResourceURI>http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/Toy_Machine</w:ResourceURI>
+                            <w:SelectorSet>
+                              <w:Selector Name="__cimnamespace">root/virtualization/v2</w:Selector>
+                              <w:Selector Name="CreationClassName">Toy_Machine</w:Selector>
+                              <w:Selector Name="Name">A1</w:Selector>
+                            </w:SelectorSet>
+                          </a:ReferenceParameters>
+                        </a:EndpointReference>
+                      </w:Selector>
+                      <w:Selector Name="Dependent">
+                        <a:EndpointReference>
+                          <a:Address>http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous</a:Address>
+                          <a:ReferenceParameters>
+                            <w:ResourceURI>http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/Toy_Settings</w:ResourceURI>
+                            <w:SelectorSet>
+                              <w:Selector Name="__cimnamespace">root/virtualization/v2</w:Selector>
+                              <w:Selector Name="InstanceID">Toy:S1</w:Selector>
+                            </w:SelectorSet>
+                          </a:ReferenceParameters>
+                        </a:EndpointReference>
+                      </w:Selector>
+                    </w:SelectorSet>
+                  </a:ReferenceParameters>
+                </a:EndpointReference>
+              </w:Items>
+              <w:EndOfSequence/>
+            </n:EnumerateResponse>"#]],
     );
 }
 
