@@ -254,6 +254,7 @@ mod tests {
         Plain { content_type: "application/soap+xml;charset=UTF-8".to_owned(), body: body.to_vec() }
     }
 
+    /// Holds: WIRE-B9-2, WIRE-B9-3
     #[test]
     fn what_is_closed_opens_in_the_same_style() {
         // The boundary inside the sealed bytes must not end them.
@@ -274,6 +275,7 @@ mod tests {
         }
     }
 
+    /// Holds: WIRE-B9-2, WIRE-B9-3, WIRE-B9-4
     #[test]
     fn what_clients_write_is_read() {
         let check = |content_type: &str, head: &str, sealed: &[u8], end: &str, expected: Result<&str, SealError>| {

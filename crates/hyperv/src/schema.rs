@@ -78,6 +78,48 @@ mod tests {
         assert!(namespaces.find("root/virtualization").is_none());
     }
 
+    /// Holds: SNAP-3-5
+    #[test]
+    fn return_codes_of_the_snapshot_service_come_with_their_texts() {
+        let namespaces = Namespaces::load();
+        let class = namespaces.virtualization().class("Msvm_VirtualSystemSnapshotService").unwrap();
+        let check = |method: &str, codes: [&str; 3], expected: Expect| {
+            let texts = class.method(method).unwrap().qualifiers.value_map();
+            let of = |code: &str| texts.iter().find(|(known, _)| known == code).map_or("-", |(_, text)| text);
+            expected.assert_eq(&codes.map(of).join(", "));
+        };
+        check(
+            "CreateSnapshot",
+            ["0", "1", "4096"],
+            expect!["Completed with No Error, Not Supported, Method Parameters Checked - Job Started"],
+        );
+        check(
+            "ApplySnapshot",
+            ["0", "1", "4096"],
+            expect!["Completed with No Error, Not Supported, Method Parameters Checked - Job Started"],
+        );
+        check(
+            "DestroySnapshot",
+            ["0", "1", "4096"],
+            expect!["Completed with No Error, Not Supported, Method Parameters Checked - Job Started"],
+        );
+        check(
+            "DestroySnapshotTree",
+            ["0", "32770", "4096"],
+            expect!["Completed with No Error, Not Supported, Method Parameters Checked - Job Started"],
+        );
+        check(
+            "ClearSnapshotState",
+            ["0", "32770", "4096"],
+            expect!["Completed with No Error, Not Supported, Method Parameters Checked - Job Started"],
+        );
+        check(
+            "ConvertToReferencePoint",
+            ["0", "1", "4096"],
+            expect!["Completed with No Error, Not Supported, Method Parameters Checked - Job Started"],
+        );
+    }
+
     /// Holds: SNAP-1-2, SNAP-1-3, SNAP-7.2-2, SNAP-8.2-1, SNAP-16-3
     #[test]
     fn keys_are_those_of_real_object_paths() {

@@ -84,6 +84,7 @@ fn negotiate(token: &[u8]) -> String {
 
 const WRONG: &str = "401: the user is unknown or disabled, or the password is wrong";
 
+/// Holds: WIRE-B1-1
 #[test]
 fn schemes_are_offered_where_they_are_safe() {
     let check = |mut world: World, expected: &str| assert_eq!(world.say(None, BodyKind::Empty), expected);
@@ -95,6 +96,7 @@ fn schemes_are_offered_where_they_are_safe() {
     check(World::new("::1", false, |policy| policy.basic = false), "401 Negotiate");
 }
 
+/// Holds: WIRE-B4-1
 #[test]
 fn basic_takes_names_in_every_form() {
     let check = |text: &[u8], expected: &str| {
@@ -124,6 +126,7 @@ fn headers_that_make_no_sense_are_refused() {
     assert_eq!(World::near().say(Some(&header.replace("Basic", "bASIC ")), BodyKind::Empty), "done alice []");
 }
 
+/// Holds: WIRE-B1-1, WIRE-B7-1
 #[test]
 fn basic_is_remembered_until_something_changes() {
     let mut world = World::near();
@@ -186,6 +189,7 @@ fn handshake(
     (world.say(Some(&negotiate(&token)), last), Some(session))
 }
 
+/// Holds: WIRE-B5-1, WIRE-B6-3
 #[test]
 fn both_forms_of_a_handshake_end_well() {
     let (said, _) = handshake(&mut World::far(), "secret:ä", BodyKind::Empty, BodyKind::Empty);
@@ -198,6 +202,7 @@ fn both_forms_of_a_handshake_end_well() {
     assert_eq!(said, WRONG);
 }
 
+/// Holds: WIRE-B7-1
 #[test]
 fn a_connection_stays_authenticated_and_sealed() {
     let mut world = World::far();
@@ -214,6 +219,7 @@ fn a_connection_stays_authenticated_and_sealed() {
     assert_eq!(world.say(None, BodyKind::Sealed), "401 Negotiate");
 }
 
+/// Holds: WIRE-B5-2, WIRE-B6-3, WIRE-B7-1
 #[test]
 fn a_handshake_may_be_begun_again() {
     let mut world = World::far();
@@ -226,6 +232,7 @@ fn a_handshake_may_be_begun_again() {
 }
 
 /// An answer is worth nothing on another connection, nor a second time on its own.
+/// Holds: WIRE-B5-2
 #[test]
 fn answers_are_taken_once() {
     let login = || Login::new("alice", &password("secret:ä"), String::new(), None);
@@ -268,6 +275,7 @@ fn without_a_key_nothing_is_sealed() {
 }
 
 /// The two ends of a connection, with bodies as they go over the wire.
+/// Holds: WIRE-B9-5
 #[test]
 fn sealed_bodies_go_both_ways() {
     let mut world = World::far();

@@ -170,6 +170,7 @@ const WRONG_MIC: &str = "the exchange was tampered with or relayed: the message 
 const NO_MIC: &str = "the client offers too little: there is no message integrity code";
 const OTHER_CHANNEL: &str = "the exchange was tampered with or relayed: it was meant for another TLS channel";
 
+/// Holds: WIRE-B5-3, WIRE-B5-4
 #[test]
 fn whoever_proves_it_is_let_in() {
     check("all is right", |_| (), "Alice, sealed");
@@ -211,6 +212,7 @@ fn blob_of_nobody() -> Vec<u8> {
     ClientChallenge { time: super::message::file_time(NOW), challenge: [0; 8], pairs: Default::default() }.write()
 }
 
+/// Holds: WIRE-B5-4
 #[test]
 fn whoever_offers_less_is_not() {
     let weak = |what: &str| format!("the client offers too little: {what}");
@@ -294,6 +296,7 @@ fn sessions() -> (Session, Session) {
     (client, accepted.session.unwrap())
 }
 
+/// Holds: WIRE-B5-4, WIRE-B9-5
 #[test]
 fn sealed_messages_arrive_once_in_order_and_whole() {
     type Mix = fn(Vec<Wrapped>) -> Vec<Wrapped>;
@@ -328,6 +331,7 @@ fn sealed_messages_arrive_once_in_order_and_whole() {
     check("signature shortened", shorten, &[wrong(), wrong(), wrong()]);
 }
 
+/// Holds: WIRE-B9-5
 #[test]
 fn the_directions_have_keys_of_their_own() {
     let (mut client, mut server) = sessions();

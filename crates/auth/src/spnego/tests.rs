@@ -69,6 +69,7 @@ fn init(mechanisms: &[&[u8]], token: &[u8]) -> Vec<u8> {
 }
 
 /// The whole conversation of our client.
+/// Holds: WIRE-B5-1
 #[test]
 fn our_client_and_our_server_agree() {
     let mut server = acceptor(false);
@@ -87,6 +88,7 @@ fn our_client_and_our_server_agree() {
     assert_eq!(seal.unwrap(&wrapped.signature, &wrapped.sealed), Err(SealError::Signature));
 }
 
+/// Holds: WIRE-B8-1
 #[test]
 fn our_client_demands_that_the_server_knows_the_password() {
     let check = |last: fn(&[u8]) -> Vec<u8>, expected: &str| {

@@ -210,7 +210,7 @@ fn t3_success_is_a_job_and_refusals_have_numbers_and_words() {
     check(refused(Kind::NotFound), expect!["32773: no: do this"]);
 }
 
-/// Holds: SNAP-3-2, SNAP-4.1-3, SNAP-17-11
+/// Holds: SNAP-3-2, SNAP-4.1-3, SNAP-11-2, SNAP-17-11, SNAP-17-15
 #[test]
 fn methods_that_are_declared_only_say_so_in_their_own_family() {
     let view = view(one_vm());

@@ -202,7 +202,7 @@ fn t13_recovery_snapshots_are_shown_as_what_they_are() {
     assert_eq!(column(&view, query, "VirtualSystemType"), "Microsoft:Hyper-V:Snapshot:Recovery");
 }
 
-/// Holds: SNAP-1-4, SNAP-1-6, SNAP-4.2-9, SNAP-7.1-6, SNAP-17-14
+/// Holds: SNAP-1-4, SNAP-1-6, SNAP-4.2-9, SNAP-7.1-6, SNAP-17-14, WIRE-I11-2
 #[test]
 fn t14_snapshots_have_resources_of_their_own_with_their_own_prefix() {
     let mut state = one_vm();

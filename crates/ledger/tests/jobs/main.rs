@@ -58,9 +58,8 @@ impl Scene {
         scene
     }
 
-    /// Defines a machine with two disks and UEFI variables, trying again whatever a fault prevented.
-    fn define(&mut self) {
-        let definition = Definition {
+    fn definition() -> Definition {
+        Definition {
             name: "m".into(),
             notes: String::new(),
             processors: 1,
@@ -68,10 +67,14 @@ impl Scene {
             firmware: Firmware::Uefi,
             bios_guid: None,
             snapshot_kind: SnapshotKind::Standard,
-        };
+        }
+    }
+
+    /// Defines a machine with two disks and UEFI variables, trying again whatever a fault prevented.
+    fn define(&mut self) {
         for _ in 0..2 {
             if self.rig.state().vms.is_empty() {
-                self.rig.ask(Request::DefineVm(definition.clone()));
+                self.rig.ask(Request::DefineVm(Self::definition()));
             }
         }
         let (vm, controller) = {

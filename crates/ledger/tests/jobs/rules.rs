@@ -3,9 +3,9 @@
 use expect_test::{Expect, expect};
 use ledger::failure::Kind;
 use ledger::id::{SnapshotId, VmId};
-use ledger::request::{Contents, PowerTarget, Reply, Request, VmChanges};
+use ledger::request::{Contents, Definition, PowerTarget, Reply, Request, VmChanges};
 use ledger::snapshot::Purpose;
-use ledger::vm::{Power, SnapshotKind, Vm};
+use ledger::vm::{Firmware, Power, SnapshotKind, Vm};
 
 use super::rig::Fault;
 use super::{Scene, create, parse};
@@ -13,7 +13,9 @@ use super::{Scene, create, parse};
 /// A machine after a scenario.
 fn after(script: &'static str) -> (Scene, VmId) {
     let mut scene = Scene::new(Fault::None);
-    scene.run(&parse(script), script);
+    if !script.is_empty() {
+        scene.run(&parse(script), script);
+    }
     let vm = scene.vm.expect("the scene has a machine");
     (scene, vm)
 }
@@ -106,7 +108,7 @@ fn snapshots_can_be_disabled_from_one_call_to_the_next() {
 
 /// What a request for everything comes to on a running machine, by the machine's kind of snapshots.
 ///
-/// Holds: SNAP-17-12
+/// Holds: SNAP-5-7, SNAP-17-12
 #[test]
 fn the_kind_of_the_machine_decides_about_memory() {
     let check = |kind: SnapshotKind, contents: Contents, expected: &str| {
@@ -142,6 +144,22 @@ fn what_a_snapshot_contains_follows_from_the_state_it_is_taken_in() {
     check("snap:X", false);
     check("on disks:X", false);
     check("on pause disks:X", false);
+}
+
+/// Holds: WIRE-I11-2
+#[test]
+fn a_machine_begins_with_the_controllers_of_its_generation() {
+    let check = |firmware: Firmware, expected: Expect| {
+        let (mut scene, first) = after("");
+        let name = "n".to_owned();
+        let definition = Definition { name, firmware, ..Scene::definition() };
+        assert_eq!(show(scene.rig.ask(Request::DefineVm(definition))), "job");
+        let defined = scene.rig.state().vms.values().find(|vm| vm.id != first).expect("it was defined");
+        let controllers = defined.settings.controllers.iter().map(|known| format!("{:?} {}", known.bus, known.number));
+        expected.assert_eq(&controllers.collect::<Vec<_>>().join(", "));
+    };
+    check(Firmware::Bios, expect!["Ide 0, Ide 1, Scsi 0"]);
+    check(Firmware::Uefi, expect!["Scsi 0"]);
 }
 
 /// Holds: SNAP-2-6

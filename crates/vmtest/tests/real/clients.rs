@@ -47,6 +47,8 @@ fn check_client(rig: &mut Rig, what: &str, mut command: Command) {
     assert_eq!(listed["snapshots"].as_array().unwrap().len(), 0, "{what} destroys what it made");
 }
 
+/// Holds: SNAP-2-5, SNAP-2-11, SNAP-4.2-8, SNAP-4.2-13, SNAP-4.3-1, SNAP-4.3-7, SNAP-4.4-6, SNAP-6-7, SNAP-8.1-1,
+/// SNAP-17-1, SNAP-17-2, SNAP-17-3, SNAP-17-4, WIRE-A2-1, WIRE-I10-1, WIRE-I10-2, WIRE-L4-1
 #[test]
 fn outside_clients_do_what_microsofts_sample_does() {
     let mut rig = Rig::small();

@@ -204,3 +204,51 @@ fn a_job_whose_snapshot_is_gone_is_linked_to_the_machine_alone() {
     expect!["AffectedElement=ComputerSystem AffectingElement=ConcreteJob"]
         .assert_eq(&links(&view(state), "Msvm_AffectedJobElement"));
 }
+
+/// One walk of each kind that a client in the field makes.
+///
+/// Holds: WIRE-G8-1, WIRE-G7-1, WIRE-G7-3
+#[test]
+fn clients_walk_from_object_to_object() {
+    let mut state = one_vm();
+    take(&mut state, 'A');
+    take(&mut state, 'B');
+    state.update_vm(V, |vm| vm.last_applied = Some(snapshot_id('A')));
+    state.put_job(job(1, JobKind::CreateSnapshot, Some('B'), JobState::Completed));
+    let view = view(state);
+    let system = format!("Msvm_ComputerSystem.CreationClassName=\"Msvm_ComputerSystem\",Name=\"{V}\"");
+    let settings = format!("Msvm_VirtualSystemSettingData.InstanceID='Microsoft:{V}'");
+    let job = of("Msvm_ConcreteJob", "InstanceID", job_id(1));
+    let check = |source: &str, filter: &str, expected: Expect| {
+        let rows = ask(&view, &format!("ASSOCIATORS OF {{{source}}} WHERE {filter}")).unwrap();
+        let name = |path: &cim::ObjectPath| match path.class.as_str() {
+            "Msvm_VirtualSystemSettingData" => names(&path.to_string()),
+            class => class.to_owned(),
+        };
+        expected.assert_eq(&rows.iter().map(|row| name(&row.path)).collect::<Vec<_>>().join(" "));
+    };
+    let vssd = "ResultClass = Msvm_VirtualSystemSettingData";
+    check(&system, &format!("AssocClass = Msvm_SettingsDefineState {vssd}"), expect!["cur"]);
+    check(
+        &settings,
+        "AssocClass = Msvm_VirtualSystemSettingDataComponent ResultClass=Msvm_MemorySettingData",
+        expect!["Msvm_MemorySettingData"],
+    );
+    check(&system, "ResultClass = Msvm_Keyboard", expect!["Msvm_Keyboard"]);
+    check(
+        &system,
+        "AssocClass=Msvm_SystemDevice ResultClass=CIM_DisplayController",
+        expect!["Msvm_SyntheticDisplayController"],
+    );
+    check("Msvm_VideoHead", "AssocClass=Msvm_VideoHeadOnController", expect!["Msvm_SyntheticDisplayController"]);
+    check(&system, "AssocClass=Msvm_SnapshotOfVirtualSystem ResultRole=Dependent Role=Antecedent", expect!["A B"]);
+    check(&system, &format!("AssocClass=Msvm_MostCurrentSnapshotInBranch {vssd}"), expect!["B"]);
+    check(&system, &format!("AssocClass=Msvm_LastAppliedSnapshot {vssd}"), expect!["A"]);
+    check(&job, &format!("AssocClass=Msvm_AffectedJobElement {vssd}"), expect!["B"]);
+    check(&system, "AssocClass=Msvm_AffectedJobElement ResultClass=CIM_ConcreteJob", expect!["Msvm_ConcreteJob"]);
+    check(
+        &system,
+        "AssocClass=Msvm_ServiceAffectsElement ResultClass=CIM_VirtualSystemSnapshotService",
+        expect!["Msvm_VirtualSystemSnapshotService"],
+    );
+}
