@@ -134,6 +134,7 @@ impl DataType {
     pub fn accepts(&self, value: &Value) -> bool {
         match value {
             Value::Array(elements) => self.is_array && elements.iter().all(|element| self.accepts_scalar(element)),
+            Value::Octets(_) => self.is_array && self.cim_type == CimType::UInt8,
             scalar => !self.is_array && self.accepts_scalar(scalar),
         }
     }

@@ -30,6 +30,8 @@ pub enum Value {
     Object(Box<Instance>),
     /// An array of any of the above, all of one type, without NULLs.
     Array(Vec<Value>),
+    /// An array of uint8 that is large: the pixels of a picture. As [`Value::Array`] it would take fifty times the memory.
+    Octets(Vec<u8>),
 }
 
 /// The type of a value, or of the elements of an array.
@@ -166,6 +168,7 @@ impl Value {
             Self::Reference(_) => CimType::Reference,
             Self::Object(_) => CimType::Object,
             Self::Array(elements) => return elements.first()?.cim_type(),
+            Self::Octets(_) => CimType::UInt8,
         })
     }
 
@@ -223,6 +226,16 @@ impl Value {
         if let Self::Object(instance) = self { Some(instance) } else { None }
     }
 
+    /// The bytes of an array of uint8, in either form.
+    pub fn to_octets(&self) -> Option<Vec<u8>> {
+        let byte = |element: &Self| if let Self::U8(byte) = element { Some(*byte) } else { None };
+        match self {
+            Self::Octets(bytes) => Some(bytes.clone()),
+            Self::Array(elements) => elements.iter().map(byte).collect(),
+            _ => None,
+        }
+    }
+
     /// The elements, if it is an array.
     pub fn as_array(&self) -> Option<&[Value]> {
         if let Self::Array(elements) = self { Some(elements) } else { None }
@@ -276,6 +289,7 @@ impl fmt::Display for Value {
                 }
                 Ok(())
             }
+            Self::Octets(bytes) => write!(f, "{} bytes", bytes.len()),
         }
     }
 }

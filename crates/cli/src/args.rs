@@ -94,6 +94,14 @@ pub enum Vm {
         /// Name or GUID of the machine
         vm: String,
     },
+    /// Show what is on the machine's screen
+    Screenshot {
+        /// Name or GUID of the machine
+        vm: String,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "clap would show it as help")]
+        screenshot: Picture,
+    },
     /// Remove a machine and its snapshots; the disk images it was given stay
     #[command(visible_alias = "rm")]
     Delete(VmDelete),
@@ -109,6 +117,16 @@ pub struct VmAction {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as help")]
     pub wait: Wait,
+}
+
+/// Where a picture of a screen goes.
+#[derive(Args, Debug)]
+pub struct Picture {
+    /// PNG file to write; without it the screen is drawn in the terminal
+    pub file: Option<PathBuf>,
+    /// Size of the picture in pixels, to which the screen is stretched
+    #[arg(long, value_name = "WIDTHxHEIGHT", requires = "file")]
+    pub size: Option<PictureSize>,
 }
 
 /// `snapvisor vm create`
@@ -189,6 +207,15 @@ pub enum Snapshot {
     },
     /// Show one snapshot
     Show(SnapshotName),
+    /// Show what was on the screen when a snapshot with memory was taken
+    Screenshot {
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "clap would show it as help")]
+        snapshot: SnapshotName,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "clap would show it as help")]
+        screenshot: Picture,
+    },
     /// Bring the machine back to a snapshot; what it has now is lost
     Apply(SnapshotApply),
     /// Give a snapshot another name
@@ -349,6 +376,26 @@ impl std::str::FromStr for Network {
     }
 }
 
+/// `--size`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PictureSize {
+    /// Pixels of a row.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
+impl std::str::FromStr for PictureSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let side = |text: &str| text.parse::<u16>().ok().filter(|pixels| *pixels > 0);
+        let sides = text.split_once(['x', 'X']).and_then(|(width, height)| side(width).zip(side(height)));
+        let size = sides.map(|(width, height)| Self { width, height });
+        size.ok_or_else(|| "expected two numbers, such as 640x480".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
@@ -381,6 +428,16 @@ mod tests {
     #[test]
     fn commands_are_understood() {
         check("vm list", &expect!["Vm(List)"]);
+        check(
+            "vm screenshot web a.png --size 640x480",
+            &expect![[
+                r#"Vm(Screenshot { vm: "web", screenshot: Picture { file: Some("a.png"), size: Some(PictureSize { width: 640, height: 480 }) } })"#
+            ]],
+        );
+        check(
+            "vm screenshot web a.png --size 640",
+            &expect!["error: invalid value '640' for '--size <WIDTHxHEIGHT>': expected two numbers, such as 640x480"],
+        );
         check(
             "vm create web --disk a.qcow2 --disk b.img --memory 512M --network user --network tap:br0-1",
             &expect![[

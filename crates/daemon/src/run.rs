@@ -136,7 +136,7 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
         Box::new(move |vm, port| Some(if port == 0 { layout.com1(vm) } else { layout.com2(vm) })),
         Box::new(move |vm| u32::try_from(host::identity::Identity::load(&places.identity(vm))?.pid).ok()),
     );
-    let service = Service::new(host, handle);
+    let service = Service::new(host, handle, executor.clone());
     let urls = doors.urls();
     let (close, closing) = watch::channel(false);
     let doors = tokio::spawn(doors.serve(service, closing));

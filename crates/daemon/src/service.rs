@@ -3,6 +3,7 @@
 //! ```text
 //!   bytes ─▶ Server::handle ─▶ Reply                                        Pull, Release, Identify, faults
 //!                └▶ Operation ─▶ hyperv::answer ─▶ Read, Done               from the present state
+//!                                     ├▶ Inquiry ─▶ host ─▶ Inquiry::finish
 //!                                     └▶ Submission ─▶ pump, one request after the other ─▶ Completion::finish
 //! ```
 //! Some methods answer when their job has ended. They wait no longer than the client does, less a margin; if the job is
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cim::op::{Answer, Operation};
-use hyperv::{Host, Namespaces, Outcome, Reaction, Submission, View};
+use host::executor::Executor;
+use hyperv::{Host, Inquiry, Namespaces, Outcome, Reaction, Submission, View};
 use ledger::request;
 use wsman::server::{Continuation, HttpReply};
 use wsman::{Identity, Incoming, Moment, Server, Step};
@@ -25,6 +27,9 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// The longest an answer is held back for a job, however patient the client: others on the way may be less so.
 const WAIT_MAX: Duration = Duration::from_secs(50);
 
+/// The longest that a machine is waited for that is asked something.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
 /// Answers envelopes. Clones are the same service.
 #[derive(Clone)]
 pub struct Service(Arc<Inner>);
@@ -34,12 +39,13 @@ struct Inner {
     namespaces: Arc<Namespaces>,
     host: Arc<Host>,
     pump: Handle,
+    executor: Executor,
     started: Instant,
 }
 
 impl Service {
-    /// A service that speaks for `pump`.
-    pub fn new(host: Host, pump: Handle) -> Self {
+    /// A service that speaks for `pump`, and has questions answered by `executor`.
+    pub fn new(host: Host, pump: Handle, executor: Executor) -> Self {
         let identity = Identity {
             vendor: "Snapvisor".to_owned(),
             version: format!("OS: 0.0.0 SP: 0.0 Stack: {}", env!("CARGO_PKG_VERSION")),
@@ -50,6 +56,7 @@ impl Service {
             namespaces: Arc::new(Namespaces::load()),
             host: Arc::new(host),
             pump,
+            executor,
             started: Instant::now(),
         }))
     }
@@ -76,12 +83,29 @@ impl Service {
                 }
                 outcome
             }
+            Reaction::Ask(inquiry) => self.inquire(inquiry, patience).await,
             Reaction::Submit(submission) => self.submit(submission, patience).await,
         };
         match (outcome.refusal, explain) {
             (Some(failure), true) => Err(explanation(&failure)),
             _ => Ok(Answer::Method(outcome.result)),
         }
+    }
+
+    /// Asks the host, everything at once; an answer that takes too long is a refusal.
+    async fn inquire(&self, mut inquiry: Inquiry, patience: Duration) -> Outcome {
+        let patience = patience.saturating_sub(MARGIN).min(ANSWER_MAX);
+        let questions = std::mem::take(&mut inquiry.questions);
+        let asked: Vec<_> = questions.into_iter().map(|question| self.0.executor.ask(question, patience)).collect();
+        let mut answers = Vec::with_capacity(asked.len());
+        for answer in asked {
+            answers.push(answer.await);
+        }
+        let outcome = inquiry.finish(answers);
+        if let Some(failure) = &outcome.refusal {
+            crate::telemetry::refused("by the host", failure);
+        }
+        outcome
     }
 
     async fn submit(&self, submission: Submission, patience: Duration) -> Outcome {
@@ -208,7 +232,7 @@ mod tests {
     async fn client(explain: bool) -> (World, Client) {
         let world = World::start(MemoryStore::default()).await;
         let host = crate::facts::host(world.directory.path().to_owned(), Box::new(|_, _| None), Box::new(|_| None));
-        let service = Service::new(host, world.handle.clone());
+        let service = Service::new(host, world.handle.clone(), world.executor.clone());
         (world, Client { service, explain })
     }
 

@@ -60,6 +60,7 @@ impl Store for MemoryStore {
 pub struct World {
     pub directory: tempfile::TempDir,
     pub handle: Handle,
+    pub executor: Executor,
     pub stop: watch::Sender<bool>,
     pub pump: tokio::task::JoinHandle<()>,
 }
@@ -73,9 +74,9 @@ impl World {
         let paths = Paths::new(layout.data());
         let (outcomes, events) = mpsc::unbounded_channel();
         let executor = Executor::new(Setup { layout, tools: no_tools() }, outcomes);
-        let (pump, handle) = Pump::start(store, paths, executor, events).await.unwrap();
+        let (pump, handle) = Pump::start(store, paths, executor.clone(), events).await.unwrap();
         let (stop, stopping) = watch::channel(false);
-        Self { directory, handle, stop, pump: tokio::spawn(pump.run(stopping)) }
+        Self { directory, handle, executor, stop, pump: tokio::spawn(pump.run(stopping)) }
     }
 
     /// Stops the pump and waits for its end.
@@ -96,6 +97,7 @@ fn no_tools() -> Tools {
             machine_type: "pc-q35-10.0".to_owned(),
             accelerator: qemu::launch::Accelerator::Tcg,
             cpu: "Nehalem-v1".to_owned(),
+            display: qemu::launch::Display::Vga,
         },
         no_kvm: None,
         uefi: None,

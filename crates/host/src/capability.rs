@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use qemu::graph::DiskIo;
-use qemu::launch::{self, Accelerator, Platform, newest_q35};
+use qemu::launch::{self, Accelerator, Display, Platform, newest_q35};
 use qemu::qmp::Command;
 use qemu::version::{Version, VersionError};
 
@@ -150,7 +150,7 @@ impl Tools {
             qemu_img,
             storage_daemon,
             version,
-            platform: Platform { machine_type, accelerator, cpu: cpu.to_owned() },
+            platform: Platform { machine_type, accelerator, cpu: cpu.to_owned(), display: Display::Vga },
             no_kvm,
             uefi: find_uefi(wishes.uefi.as_ref())?,
             disk_io: wishes.disk_io.unwrap_or(DiskIo::Buffered),

@@ -5,7 +5,8 @@
 //!   Run ─────┤                                                                                  │
 //!            └◀── Input ─── its answer, or an event, a cancel, the loss of the connection ◀──────┘
 //! ```
-//! Events are looked at before answers: the monitor queues an event before the reply that followed it, so a procedure
+//! Before the first command that may stop the guest the floor is taken, and kept to the end: what others ask of the emulator
+//! must not make the pause longer. Events are looked at before answers: the monitor queues an event before the reply that followed it, so a procedure
 //! learns of things in the order in which they happened.
 
 use std::future::Future;
@@ -54,6 +55,7 @@ impl Drive<'_> {
         let mut pending: Pending = Box::pin(std::future::ready(Input::Begin));
         let mut outstanding = true;
         let mut told = None;
+        let mut floor = None;
         loop {
             let input = tokio::select! {
                 biased;
@@ -81,6 +83,9 @@ impl Drive<'_> {
             match action {
                 Some(Action::Finish(outcome)) => return outcome,
                 Some(action) => {
+                    if floor.is_none() && may_stop(&action) {
+                        floor = Some(self.monitor.floor().await);
+                    }
                     pending = self.begin(action);
                     outstanding = true;
                 }
@@ -123,6 +128,11 @@ impl Drive<'_> {
             Action::Finish(_) => Box::pin(std::future::pending()),
         }
     }
+}
+
+/// Whether an action may end in a pause of the guest: at once, or at the end of a migration.
+fn may_stop<O>(action: &Action<O>) -> bool {
+    matches!(action, Action::Execute { command, .. } if matches!(command.name(), "stop" | "migrate"))
 }
 
 fn refused(class: &str, desc: String) -> Input {

@@ -113,6 +113,10 @@ impl Executor {
         let _ = self.0.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
+    pub(crate) fn bench(&self) -> Arc<Bench> {
+        Arc::clone(&self.0.hands)
+    }
+
     fn attempts(&self) -> std::sync::MutexGuard<'_, HashMap<EffectId, Canceller>> {
         // Nothing is done under the lock that could panic half-way.
         self.0.attempts.lock().unwrap_or_else(PoisonError::into_inner)

@@ -7,6 +7,7 @@
 //! ```text
 //!   effects ──▶ executor ──┬─▶ launch, moment, merge, control ──▶ drive ──▶ qmp_socket ──▶ QEMU
 //!                   ▲      ├─▶ disk, inspect, manifest ────────────▶ files
+//!   questions ──────│──────├─▶ ask ─▶ screen ─▶ QEMU, files
 //!   outcomes ◀──────┘      └─▶ machines (live connections) ──▶ process, identity
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod process;
 pub mod qmp_socket;
 pub mod store_sqlite;
 
+mod ask;
 mod cancel;
 mod control;
 mod disk;
@@ -36,6 +38,7 @@ mod launch;
 mod manifest;
 mod merge;
 mod moment;
+mod screen;
 mod spec;
 mod tap;
 

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::ask::QUESTIONS_MAX;
 use crate::layout::Layout;
 use crate::process::{Gone, Process};
 use crate::qmp_socket::{Monitor, MonitorError};
@@ -54,6 +55,8 @@ pub struct Running {
     pub monitor: Monitor,
     /// How it was built.
     pub build: Build,
+    /// Places for those who ask it something, see [`Executor::ask`](crate::executor::Executor::ask).
+    pub(crate) questions: tokio::sync::Semaphore,
     /// Its end is our doing.
     ending: AtomicBool,
 }
@@ -86,7 +89,8 @@ struct Inner {
 impl Running {
     /// A machine at the end of its launch.
     pub fn new(vm: VmId, process: Process, monitor: Monitor, build: Build) -> Self {
-        Self { vm, process, monitor, build, ending: AtomicBool::new(false) }
+        let questions = tokio::sync::Semaphore::new(QUESTIONS_MAX);
+        Self { vm, process, monitor, build, questions, ending: AtomicBool::new(false) }
     }
 
     /// Asks QEMU what the guest does.
@@ -314,6 +318,7 @@ mod tests {
             machine_type: "pc-q35-10.0".to_owned(),
             accelerator: qemu::launch::Accelerator::Tcg,
             cpu: "Nehalem-v1".to_owned(),
+            display: qemu::launch::Display::Vga,
         };
         let build = Build { platform, mapped: false, disk_io: DiskIo::Buffered };
         let vm = VmId(uuid::Uuid::from_u128(1));

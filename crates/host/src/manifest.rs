@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::capability::Tools;
 use crate::fault;
+use crate::screen;
 use crate::spec::{self, SavedMachine, Surroundings};
 
 /// Version of `manifest.json`; grows when a member changes its meaning.
@@ -39,7 +40,7 @@ pub fn write(
     tools: &Tools,
     moment_us: u64,
 ) -> Result<(), Failure> {
-    let manifest = format!("{:#}\n", manifest(spec, saved, moment_us));
+    let manifest = format!("{:#}\n", manifest(directory, spec, saved, moment_us));
     let script = script(directory, spec, saved, tools)?;
     for (name, text) in [(MANIFEST, manifest), (SCRIPT, script)] {
         let path = directory.join(name);
@@ -58,7 +59,7 @@ fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(new, path)
 }
 
-fn manifest(spec: &MachineSpec, saved: &SavedMachine, moment_us: u64) -> Value {
+fn manifest(directory: &Path, spec: &MachineSpec, saved: &SavedMachine, moment_us: u64) -> Value {
     let slot = |slot: Slot| match slot {
         Slot::Drive(drive) => json!({ "drive": drive.to_string() }),
         Slot::Nvram => json!("nvram"),
@@ -80,6 +81,7 @@ fn manifest(spec: &MachineSpec, saved: &SavedMachine, moment_us: u64) -> Value {
             "firmware": format!("{:?}", spec.firmware).to_lowercase(), "platform": saved.platform,
         },
         "moment_us": moment_us,
+        "screen": screen::path_of(directory).map(|_| screen::FILE),
         "memory": { "file": MEMORY_FILE, "ram_offset": saved.layout.offset, "ram_size": saved.layout.size },
         "disks": spec.chains.iter().map(chain).collect::<Vec<_>>(),
     })

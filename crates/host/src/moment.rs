@@ -21,7 +21,7 @@ use crate::layout::Layout;
 use crate::machines::{GuestState, Running};
 use crate::manifest;
 use crate::spec::{self, SavedMachine};
-use crate::{control, disk};
+use crate::{control, disk, screen};
 
 /// Takes one moment: memory if wanted, devices, disks.
 pub async fn capture(
@@ -41,11 +41,15 @@ pub async fn capture(
         disk_io: running.build.disk_io,
         policy: Policy { background: !running.build.mapped, direct_io, only: None },
     };
+    let before = if directory.is_some() { screen::glance(&running).await } else { None };
     let activity = if directory.is_some() { "saving memory" } else { "switching disks" };
     match drive(attempt, &running, activity).run(procedure).await {
         Ok(captured) => {
             if resume {
                 tell_if_stopped(attempt, &running).await;
+            }
+            if let Some(directory) = &directory {
+                screen::keep(&running, directory, before, captured.moment_us).await;
             }
             let moment = Timestamp(captured.moment_us);
             let (report, machine) = conclude(attempt, &spec, &running, directory, captured, true).await?;
@@ -68,6 +72,7 @@ pub async fn save(attempt: &Attempt, spec: MachineSpec, memory: MemoryTarget) ->
     let procedure = Save { memory: memory.path.clone(), direct_io };
     match drive(attempt, &running, "saving memory").run(procedure).await {
         Ok(captured) => {
+            screen::keep(&running, &memory.path, None, captured.moment_us).await;
             let (report, machine) = conclude(attempt, &spec, &running, Some(memory.path), captured, false).await?;
             Ok(Outcome::Saved { report, machine })
         }
@@ -221,10 +226,8 @@ async fn conclude(
         manifest::write(&directory, &spec, &saved, &tools, captured.moment_us)?;
         let sync = || sync_directory_of(&directory.join("all")).and_then(|()| sync_directory_of(&directory));
         sync().map_err(|error| fault::file("sync", &directory, &error))?;
-        manifest::FILES
-            .iter()
-            .map(|name| allocated(&directory.join(name)).map_err(|error| fault::file("measure", &directory, &error)))
-            .sum()
+        let texts = manifest::FILES.iter().map(|name| directory.join(name)).chain(screen::path_of(&directory));
+        texts.map(|path| allocated(&path).map_err(|error| fault::file("measure", &directory, &error))).sum()
     };
     let written = tokio::task::spawn_blocking(work).await.map_err(|error| fault::task(&error)).and_then(|done| done);
     // The disks are switched by now, and the memory that cannot be described is not a snapshot.

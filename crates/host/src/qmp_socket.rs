@@ -2,7 +2,8 @@
 //!
 //! One task owns the socket and a [`Session`]. It hands each reply to the caller who waits for it, and each event to
 //! every subscriber, in the order QEMU sent them: who awaits a reply has every event that preceded it in its queue.
-//! Events that arrive while a [`Quiet`] is held are marked as brought about by ourselves.
+//! Events that arrive while a [`Quiet`] is held are marked as brought about by ourselves. Whoever holds the [`Floor`] has the
+//! emulator's attention for itself: a procedure while its guest may stand still, or a question while it is answered.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -35,7 +36,11 @@ pub struct Monitor {
     commands: mpsc::UnboundedSender<Order>,
     subscribers: Subscribers,
     quiet: Arc<AtomicU32>,
+    floor: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// While it lives, nobody else does what the guest could notice.
+pub type Floor = tokio::sync::OwnedMutexGuard<()>;
 
 /// An event, and whether we are the cause.
 #[derive(Clone, Debug)]
@@ -118,7 +123,7 @@ impl Monitor {
         let subscribers = Arc::new(Mutex::new(Some(Vec::new())));
         let quiet = Arc::new(AtomicU32::new(0));
         tokio::spawn(serve(wire, orders, Arc::clone(&subscribers), Arc::clone(&quiet)));
-        Ok(Self { version, commands, subscribers, quiet })
+        Ok(Self { version, commands, subscribers, quiet, floor: Arc::default() })
     }
 
     /// Version of the emulator.
@@ -159,6 +164,11 @@ impl Monitor {
     /// Whether the connection has ended.
     pub fn is_lost(&self) -> bool {
         lock(&self.subscribers).is_none()
+    }
+
+    /// Waits for the floor.
+    pub async fn floor(&self) -> Floor {
+        Arc::clone(&self.floor).lock_owned().await
     }
 
     /// Marks events as ours while the returned value lives.

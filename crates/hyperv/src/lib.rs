@@ -7,6 +7,7 @@
 //!                                 │  the daemon submits the requests, in order
 //!                                 ▼
 //!                            completion.finish(state, replies) ──▶ Outcome
+//!                   └──────▶ Inquiry { questions } ── the daemon asks the host ──▶ finish(answers) ──▶ Outcome
 //! ```
 //!
 //! This crate knows no XML and no QEMU. A [`View`] is all it sees: the schema, the host's name and the like, one immutable
@@ -14,12 +15,14 @@
 //! the moment the enumeration began.
 //!
 //! Reading order: [`object`] (what can be named, and how), [`class`] (one file for each class: which property says
-//! what), [`assoc`] (which objects are connected), [`read`] (queries), [`invoke`] (methods), [`role`] (who may call them), [`codes`] (the numbers).
+//! what), [`assoc`] (which objects are connected), [`read`] (queries), [`invoke`] (methods), [`inquiry`] (those that ask
+//! the world), [`role`] (who may call them), [`codes`] (the numbers).
 
 pub mod assoc;
 mod cimv2;
 pub mod class;
 pub mod codes;
+pub mod inquiry;
 pub mod invoke;
 pub mod object;
 pub mod read;
@@ -35,6 +38,7 @@ mod world;
 use cim::op::{Answer, Operation};
 use cim::{Error, Status};
 
+pub use inquiry::Inquiry;
 pub use invoke::{Completion, Outcome, Reaction, Submission};
 pub use role::Role;
 pub use schema::Namespaces;

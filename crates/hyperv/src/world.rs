@@ -234,6 +234,10 @@ pub fn show(reaction: Result<Reaction, Error>) -> String {
     match reaction {
         Ok(Reaction::Read(_)) => "a read".to_owned(),
         Ok(Reaction::Done(outcome)) => show_outcome(&outcome),
+        Ok(Reaction::Ask(inquiry)) => {
+            let questions: Vec<String> = inquiry.questions.iter().map(|question| format!("{question:?}")).collect();
+            format!("ask {}", questions.join("\n")).replace("00000000-0000-0000-0000-00000000", "")
+        }
         Ok(Reaction::Submit(Submission { requests, completion })) => {
             let requests: Vec<String> = requests.iter().map(|request| format!("{request:?}")).collect();
             let wait = if completion.wait_for_job { "wait for " } else { "" };

@@ -16,6 +16,7 @@
 //! Reading order: [`state`] (virtual machines, snapshots, layers, memory images, jobs and the invariants between them),
 //! [`request`] (what may be asked), [`admission`] (who may do it now), [`job`] (how long work proceeds, step by step),
 //! [`layers`] (which disk layers may go and how), [`driver`] (the loop's body and what it does after a restart).
+//! [`question`] has what is asked of the world without anything to remember, and does not pass through the driver.
 
 pub mod admission;
 pub mod driver;
@@ -26,6 +27,7 @@ pub mod id;
 pub mod job;
 pub mod layers;
 pub mod paths;
+pub mod question;
 pub mod record;
 pub mod request;
 pub mod snapshot;

@@ -1,14 +1,15 @@
 //! A machine as QEMU's command line.
 //!
-//! The machine is q35 with as little as a modern guest needs: virtio disks and adapters at fixed PCI addresses, two serial
-//! ports, a generation id. Everything the guest can see follows from [`Machine`] alone, so that a process built from the
+//! The machine is q35 with as little as a modern guest needs: virtio disks and adapters at fixed PCI addresses, a display,
+//! two serial ports, the chipset's own keyboard, a generation id. Everything the guest can see follows from [`Machine`] alone, so that a process built from the
 //! settings of a saved moment accepts the saved memory. In particular:
 //!
 //! * the machine type and the CPU model are versioned names, resolved once and stored ([`Platform`]);
-//! * the address of a disk or an adapter is its position: adapters in PCI slots 2-3, disks in slots 4-26, eight functions
+//! * the display is in PCI slot 1; the address of a disk or an adapter is its position: adapters in PCI slots 2-3, disks in slots 4-26, eight functions
 //!   to a slot. The stream of a migration names devices by address, so inserting a disk in front changes the machine;
 //! * guest memory is always the object `pc.ram`, whatever is behind it, because the stream names RAM blocks, too;
-//! * network adapters carry no option ROM: ROMs are RAM blocks whose size changes between QEMU packages.
+//! * network adapters carry no option ROM, and that of the display has a fixed size: ROMs are RAM blocks, and the size of
+//!   their files changes between QEMU packages.
 //!
 //! Options take JSON where QEMU does (`-blockdev`, `-device`, `-object`, `-netdev`); in the others a comma is doubled.
 //! Sources: QEMU `qemu-options.hx`, `docs/devel/migration/compatibility.rst`.
@@ -31,6 +32,20 @@ pub struct Platform {
     pub accelerator: Accelerator,
     /// CPU model with a stable name, such as `Nehalem-v1`.
     pub cpu: String,
+    /// What the guest shows its screen on. Memory that was saved before there was a choice had no display.
+    #[serde(default)]
+    pub display: Display,
+}
+
+/// A display adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Display {
+    /// None: the guest has serial ports only.
+    #[default]
+    None,
+    /// QEMU's standard VGA, which firmware and every guest system know.
+    Vga,
 }
 
 /// How guest instructions are executed.
@@ -186,7 +201,11 @@ pub const RAM: &str = "pc.ram";
 const DISK_SERIAL_CHARS_MAX: usize = 20;
 /// Node of the UEFI code.
 const FIRMWARE_CODE_NODE: &str = "firmware-code";
-/// First PCI slot of the adapters; 0 is the host bridge, 1 is left for a display.
+/// Bytes of the display's ROM: `vgabios-stdvga.bin` has 39 KiB, and has had for ten years.
+const DISPLAY_ROM_BYTES: u32 = 64 << 10;
+/// PCI slot of the display.
+const DISPLAY_SLOT: usize = 1;
+/// First PCI slot of the adapters; 0 is the host bridge.
 const NIC_SLOT_FIRST: usize = 2;
 /// First PCI slot of the disks. The last is 0x1a; the chipset has its own devices from 0x1b on.
 const DISK_SLOT_FIRST: usize = 4;
@@ -264,6 +283,12 @@ impl Machine {
             arguments.socket(id, path);
             arguments
                 .device(json!({ "driver": "isa-serial", "id": format!("serial-{id}"), "chardev": id, "index": index }));
+        }
+        if platform.display == Display::Vga {
+            arguments.device(json!({
+                "driver": "VGA", "id": "display", "bus": "pcie.0", "addr": address(DISPLAY_SLOT, 0),
+                "romsize": DISPLAY_ROM_BYTES,
+            }));
         }
         arguments.device(json!({ "driver": "vmgenid", "id": "generation", "guid": self.generation_id.to_string() }));
     }
@@ -422,6 +447,7 @@ mod tests {
                 machine_type: "pc-q35-10.0".into(),
                 accelerator: Accelerator::Tcg,
                 cpu: "Nehalem-v1".into(),
+                display: Display::Vga,
             },
             processors: 2,
             memory_mib: 512,
@@ -480,6 +506,7 @@ mod tests {
             expect![[r#"
                 -device {"chardev":"com1","driver":"isa-serial","id":"serial-com1","index":0}
                 -device {"chardev":"com2","driver":"isa-serial","id":"serial-com2","index":1}
+                -device {"addr":"1.0","bus":"pcie.0","driver":"VGA","id":"display","romsize":65536}
                 -device {"driver":"vmgenid","guid":"00000000-0000-0000-0000-000000000008","id":"generation"}
                 -device {"addr":"4.0","bootindex":1,"bus":"pcie.0","drive":"L000000000000000000000000000008","driver":"virtio-blk-pci","id":"disk-00000000000000000000000000000008","multifunction":true,"serial":"00000000000000000000"}
                 -device {"addr":"4.1","bootindex":2,"bus":"pcie.0","drive":"L000000000000000000000000000009","driver":"virtio-blk-pci","id":"disk-00000000000000000000000000000009","multifunction":true,"serial":"00000000000000000000"}
@@ -487,6 +514,14 @@ mod tests {
                 -device {"addr":"2.0","bus":"pcie.0","driver":"virtio-net-pci","id":"nic-00000000000000000000000000000014","mac":"52:54:00:ab:00:09","multifunction":true,"netdev":"net-00000000000000000000000000000014","romfile":""}
             "#]],
         );
+    }
+
+    #[test]
+    fn memory_of_a_machine_without_a_display_is_given_none() {
+        let stored = r#"{"machine_type":"pc-q35-10.0","accelerator":"tcg","cpu":"Nehalem-v1"}"#;
+        let platform: Platform = serde_json::from_str(stored).unwrap();
+        let machine = Machine { platform, ..machine() };
+        assert!(!machine.arguments().unwrap().iter().any(|argument| argument.contains("VGA")));
     }
 
     #[test]

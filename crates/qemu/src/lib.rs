@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`qmp`] (the wire), [`version`] (who is at the other end), [`graph`] (block nodes and their names),
 //! [`launch`] (a machine as arguments), [`procedure`] (the shape of every longer conversation), [`save`], [`restore`],
-//! [`merge`] (the conversations), [`mapped_ram`] and [`qcow2`] (the files).
+//! [`merge`] (the conversations), [`mapped_ram`], [`qcow2`] and [`screen`] (the files).
 
 pub mod graph;
 pub mod launch;
@@ -22,6 +22,7 @@ pub mod qcow2;
 pub mod qmp;
 pub mod restore;
 pub mod save;
+pub mod screen;
 pub mod version;
 
 #[cfg(test)]

@@ -134,10 +134,12 @@ fn write_texts(w: &mut Writer, element: &str, value: &Value) {
 
 fn write_values(w: &mut Writer, element: &str, value: &Value, prefix: &str, namespace: &str, style: Style) {
     match value {
-        Value::Array(elements) => match octets(elements) {
-            Some(bytes) => w.leaf(element, &BASE64.encode(bytes)),
-            None => elements.iter().for_each(|one| write_values(w, element, one, prefix, namespace, style)),
-        },
+        Value::Octets(_) | Value::Array(_) if is_octets(value) => {
+            w.leaf(element, &BASE64.encode(value.to_octets().unwrap_or_default()));
+        }
+        Value::Array(elements) => {
+            elements.iter().for_each(|one| write_values(w, element, one, prefix, namespace, style))
+        }
         Value::DateTime(time @ DateTime::Timestamp(_)) => {
             w.element(element, |w| w.leaf("cim:Datetime", &time.to_xml()))
         }
@@ -156,11 +158,9 @@ fn write_values(w: &mut Writer, element: &str, value: &Value, prefix: &str, name
     }
 }
 
-/// The bytes of an array of uint8, which travels as one base64 text; `None` for any other or an empty array.
-fn octets(elements: &[Value]) -> Option<Vec<u8>> {
-    let bytes: Option<Vec<u8>> =
-        elements.iter().map(|e| if let Value::U8(byte) = e { Some(*byte) } else { None }).collect();
-    bytes.filter(|bytes| !bytes.is_empty())
+/// Whether a value is an array of uint8, which travels as one base64 text; an empty one is nothing.
+fn is_octets(value: &Value) -> bool {
+    value.cim_type() == Some(CimType::UInt8)
 }
 
 /// The properties every object has without declaring them.

@@ -181,6 +181,9 @@ fn write_property(w: &mut Writer, property: &Property, value: Option<&Value>) {
                 let array = if data_type.reference_class.is_some() { "VALUE.REFARRAY" } else { "VALUE.ARRAY" };
                 w.element(array, |w| elements.iter().for_each(|element| write_scalar(w, element)));
             }
+            Some(Value::Octets(bytes)) => {
+                w.element("VALUE.ARRAY", |w| bytes.iter().for_each(|byte| w.leaf("VALUE", &byte.to_string())));
+            }
             Some(scalar) => write_scalar(w, scalar),
         }
     });

@@ -112,6 +112,10 @@ fn push_value(out: &mut String, value: &Value) {
             out.push('}');
         }
         Value::Object(instance) => push_instance(out, instance),
+        Value::Octets(bytes) => {
+            let texts: Vec<String> = bytes.iter().map(u8::to_string).collect();
+            push(out, format_args!("{{{}}}", texts.join(", ")));
+        }
         number if number.as_integer().is_some() || number.as_f64().is_some() => push(out, format_args!("{number}")),
         text => push_text(out, &text.to_string()),
     }

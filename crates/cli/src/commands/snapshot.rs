@@ -9,6 +9,7 @@ use serde_json::json;
 use super::create::instance;
 use super::job::{describe, finish, settle, text};
 use super::lookup::{self, SnapshotOf, management_service, settings_target, snapshot_service, vm_target, zone};
+use super::screen;
 use super::vm::{start, turn_off};
 use crate::args::{self, SnapshotApply, SnapshotCreate, SnapshotDelete, SnapshotName, Wait};
 use crate::error::{Error, Kind, Result};
@@ -34,6 +35,10 @@ pub fn run(session: &mut Session, command: args::Snapshot) -> Result<Output> {
         args::Snapshot::Create(wanted) => create(session, &wanted),
         args::Snapshot::List { vm } => list(session, &vm),
         args::Snapshot::Show(name) => show(session, &name),
+        args::Snapshot::Screenshot { snapshot, screenshot } => {
+            let found = lookup::snapshot(session, &snapshot)?;
+            screen::run(session, &found.settings.id, &found.settings.name, &screenshot)
+        }
         args::Snapshot::Apply(apply) => self::apply(session, &apply),
         args::Snapshot::Rename { snapshot, new_name } => {
             let old = lookup::snapshot(session, &snapshot)?;

@@ -1,4 +1,5 @@
-//! `Msvm_VirtualSystemManagementService`: machines, their names and notes. Hardware is in [`super::resources`].
+//! `Msvm_VirtualSystemManagementService`: machines, their names and notes. Hardware is in [`super::resources`], pictures and
+//! summaries are in [`super::screen`].
 
 use cim::{Instance, Value};
 use ledger::failure::Failure;
@@ -9,7 +10,7 @@ use uuid::Uuid;
 
 use super::arguments::texts;
 use super::changes::{allow_only, changed};
-use super::{Call, Completion, Outcome, Reaction, invalid, resources, unsupported};
+use super::{Call, Completion, Outcome, Reaction, invalid, resources, screen, unsupported};
 use crate::class::{self, SUBTYPE_1, SUBTYPE_2};
 use crate::object::{Object, Owner};
 
@@ -25,7 +26,8 @@ pub fn invoke(call: &Call) -> Result<Reaction, Failure> {
         "ModifyResourceSettings" => resources::modify(call),
         "RemoveResourceSettings" => resources::remove(call),
         "GetSizeOfSystemFiles" => size_of_system_files(call),
-        "GetSummaryInformation" => Ok(Reaction::Done(summaries(call))),
+        "GetSummaryInformation" => Ok(screen::summaries(call)),
+        "GetVirtualSystemThumbnailImage" => screen::thumbnail_image(call),
         _ => Ok(call.not_supported()),
     }
 }
@@ -111,22 +113,6 @@ fn modify_snapshot(snapshot: SnapshotId, wanted: &Instance, changed: &[String]) 
     let name = wanted.text("ElementName").filter(|_| has("ElementName")).map(str::to_owned);
     let notes = has("Notes").then(|| notes(wanted));
     Ok(if changed.is_empty() { Vec::new() } else { vec![Request::ModifySnapshot { snapshot, name, notes }] })
-}
-
-/// One summary for each element of `SettingData`, or for each machine if there is none.
-fn summaries(call: &Call) -> Outcome {
-    let elements = |parameter| call.arguments.get(parameter).and_then(Value::as_array).unwrap_or_default();
-    let asked: Vec<u64> = elements("RequestedInformation").iter().filter_map(Value::as_u64).collect();
-    let owner_of = |path: &Value| match call.resolve("SettingData", path.as_reference()?.clone()) {
-        Ok(Object::Settings(owner)) => Some(owner),
-        _ => None,
-    };
-    let owners: Vec<Option<Owner>> = match elements("SettingData") {
-        [] => call.view.state.vms.keys().map(|&id| Some(Owner::Vm(id))).collect(),
-        paths => paths.iter().map(owner_of).collect(),
-    };
-    let summaries = owners.into_iter().map(|owner| Value::from(class::summary(call.view, owner, &asked)));
-    Outcome::done(vec![("SummaryInformation".to_owned(), Some(Value::Array(summaries.collect())))])
 }
 
 /// `Notes` is an array of lines or of paragraphs; here it is one text.

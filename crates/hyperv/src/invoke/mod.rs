@@ -11,6 +11,7 @@ mod computer_system;
 mod job;
 mod management_service;
 mod resources;
+mod screen;
 mod snapshot_service;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use ledger::failure::{Failure, Kind};
 use ledger::request::Request;
 
 use crate::codes;
+use crate::inquiry::Inquiry;
 use crate::object::{Object, Part};
 use crate::read::find::{find_object, has_instances};
 use crate::read::{is_virtualization, known};
@@ -36,6 +38,8 @@ pub enum Reaction {
     Read(Answer),
     /// A method call that is answered already: refused, or without effect.
     Done(Outcome),
+    /// A method call that the world has to answer.
+    Ask(Inquiry),
     /// A method call that the ledger has to decide on.
     Submit(Submission),
 }

@@ -2,6 +2,7 @@
 
 mod management;
 mod outside;
+mod screen;
 mod snapshots;
 
 use cim::op::{Argument, Target};

@@ -12,6 +12,7 @@ mod destroy;
 mod outside;
 mod privilege;
 mod refusals;
+mod screen;
 mod space;
 
 use vmtest::agent::{Agent, Error};

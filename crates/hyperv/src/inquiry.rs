@@ -1,0 +1,75 @@
+//! Calls that are answered by the world and change nothing in the ledger: what to ask, and what the answers mean.
+
+use cim::{Instance, Value};
+use ledger::failure::Failure;
+use ledger::question::{Answer, Question};
+
+use crate::invoke::Outcome;
+
+/// Questions that carry out a method call.
+#[derive(Debug)]
+pub struct Inquiry {
+    /// To be asked, all at once if that is handy.
+    pub questions: Vec<Question>,
+    meaning: Meaning,
+}
+
+/// What becomes of the answers.
+#[derive(Debug)]
+enum Meaning {
+    /// `ImageData`: the only answer is its pixels.
+    ImageData,
+    /// `SummaryInformation`: pictures that belong into some of the summaries, in the order of the questions.
+    Summaries { summaries: Vec<Instance>, pictures: Vec<Thumbnail> },
+}
+
+/// A place for a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Thumbnail {
+    /// Which of the summaries.
+    pub summary: usize,
+    /// Pixels of a row.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
+impl Inquiry {
+    /// One picture, as `GetVirtualSystemThumbnailImage` gives it.
+    pub(crate) fn image_data(question: Question) -> Self {
+        Self { questions: vec![question], meaning: Meaning::ImageData }
+    }
+
+    /// Pictures for summaries; each question with the place of its answer.
+    pub(crate) fn summaries(summaries: Vec<Instance>, asked: Vec<(Question, Thumbnail)>) -> Self {
+        let (questions, pictures) = asked.into_iter().unzip();
+        Self { questions, meaning: Meaning::Summaries { summaries, pictures } }
+    }
+
+    /// The outcome, from one answer for each question, in their order.
+    pub fn finish(self, answers: Vec<Result<Answer, Failure>>) -> Outcome {
+        match self.meaning {
+            Meaning::ImageData => match answers.into_iter().next() {
+                Some(Ok(Answer::Picture(pixels))) => {
+                    Outcome::done(vec![("ImageData".to_owned(), Some(Value::Octets(pixels)))])
+                }
+                Some(Err(failure)) => Outcome::refused(failure),
+                None => Outcome::done(Vec::new()),
+            },
+            Meaning::Summaries { mut summaries, pictures } => {
+                for (Thumbnail { summary, width, height }, answer) in pictures.into_iter().zip(answers) {
+                    // A summary without its picture is of use; a call that fails because one machine is busy is not.
+                    let (Some(summary), Ok(Answer::Picture(pixels))) = (summaries.get_mut(summary), answer) else {
+                        continue;
+                    };
+                    *summary = std::mem::replace(summary, Instance::new(summary.class()))
+                        .with("ThumbnailImage", Value::Octets(pixels))
+                        .with("ThumbnailImageWidth", width)
+                        .with("ThumbnailImageHeight", height);
+                }
+                let summaries = summaries.into_iter().map(Value::from).collect();
+                Outcome::done(vec![("SummaryInformation".to_owned(), Some(Value::Array(summaries)))])
+            }
+        }
+    }
+}
