@@ -10,6 +10,7 @@
 //! here is [`connection::Connection`]. Nothing in this crate reads a clock, draws a random number or opens a file: they
 //! come in as arguments, see [`context::Surroundings`]. What is secret is never printed.
 
+pub mod certificate;
 pub mod connection;
 pub mod context;
 mod der;

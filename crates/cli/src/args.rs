@@ -25,9 +25,52 @@ pub struct Global {
     /// Where the daemon is: http://127.0.0.1:5985/wsman or unix:/path/to/socket
     #[arg(long, global = true, env = "SNAPVISOR_URL", value_name = "URL", help_heading = "Global options")]
     pub url: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as help")]
+    pub remote: Remote,
     /// Answer with one JSON document
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
+}
+
+/// Options for a service on another host, ours or Hyper-V.
+#[derive(Args, Debug, Clone, Default)]
+pub struct Remote {
+    /// Another host: NAME or NAME:PORT
+    #[arg(
+        long,
+        global = true,
+        conflicts_with = "url",
+        requires = "user",
+        value_name = "HOST",
+        help_heading = "Remote hosts"
+    )]
+    pub host: Option<String>,
+    /// Log in as NAME, DOMAIN\\NAME or NAME@DOMAIN
+    #[arg(long, global = true, env = "SNAPVISOR_USER", value_name = "NAME", help_heading = "Remote hosts")]
+    pub user: Option<String>,
+    /// http has sealed messages, https has TLS
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "TRANSPORT", help_heading = "Remote hosts")]
+    pub transport: Transport,
+    /// Read the password from this file; else from SNAPVISOR_PASSWORD, else it is asked for
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Remote hosts")]
+    pub password_file: Option<PathBuf>,
+    /// Trust certificates of these authorities (PEM) instead of those of this system
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Remote hosts")]
+    pub ca_file: Option<PathBuf>,
+    /// Trust exactly the certificate with this SHA-256 fingerprint
+    #[arg(long, global = true, conflicts_with = "ca_file", value_name = "SHA256", help_heading = "Remote hosts")]
+    pub fingerprint: Option<String>,
+}
+
+/// How bytes travel.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Port 5985
+    #[default]
+    Http,
+    /// Port 5986
+    Https,
 }
 
 /// Whether to wait for long work.

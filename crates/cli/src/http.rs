@@ -1,4 +1,4 @@
-//! HTTP/1.1 as far as this client needs it: POST on one connection, over a Unix socket or TCP (RFC 9112).
+//! HTTP/1.1 as far as this client needs it: POST on one connection, over a Unix socket, TCP or TLS (RFC 9112).
 //!
 //! The connection is kept from one request to the next, because waiting for a job asks many times a second. Answers are
 //! bounded before they are read. Blocking: the client does one thing at a time.
@@ -9,13 +9,17 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use auth::context::EndPoint;
+
+use crate::tls::{self, Trust};
+
 /// Longest status line and headers we read; ours are below 500 bytes, proxies add little.
 const HEAD_BYTES_MAX: u64 = 16 << 10;
 /// Longest body we read: a list of thousands of machines fits, a runaway peer does not fill memory.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 /// How long we wait for an answer. The server answers within the OperationTimeout of 60 s; the rest is for a busy host.
 const ANSWER_SECONDS_MAX: u64 = 90;
-/// How long we try to connect over TCP. Local, so it either works at once or not.
+/// How long we try to connect over TCP; a host in the same network answers within milliseconds.
 const CONNECT_SECONDS_MAX: u64 = 5;
 
 /// Where a daemon listens.
@@ -25,6 +29,8 @@ pub enum Target {
     Unix(PathBuf),
     /// A TCP port.
     Tcp {
+        /// Whether to speak TLS on it.
+        tls: bool,
         /// Host name or address, without brackets.
         host: String,
         /// Port.
@@ -37,11 +43,8 @@ pub enum Target {
 /// Why a URL is not one we can use.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UrlError {
-    /// TLS is not part of this client.
-    #[error("https is not supported; use http to a loopback address or unix:PATH")]
-    Tls,
     /// Something else.
-    #[error("expected http://HOST[:PORT][/PATH] or unix:PATH")]
+    #[error("expected http://HOST[:PORT][/PATH], https://HOST[:PORT][/PATH] or unix:PATH")]
     Malformed,
 }
 
@@ -54,14 +57,15 @@ impl std::str::FromStr for Target {
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.is_empty() { Err(UrlError::Malformed) } else { Ok(Target::Unix(path.into())) };
         }
-        if text.starts_with("https:") {
-            return Err(UrlError::Tls);
-        }
-        let rest = text.strip_prefix("http://").ok_or(UrlError::Malformed)?;
+        let (tls, rest) = match text.strip_prefix("https://") {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix("http://").ok_or(UrlError::Malformed)?),
+        };
+        let usual = if tls { "5986" } else { "5985" };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, "wsman"));
         let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, port)) => (host, port.strip_prefix(':').or(port.is_empty().then_some("5985"))),
-            None => authority.split_once(':').map_or((authority, Some("5985")), |(host, port)| (host, Some(port))),
+            Some((host, port)) => (host, port.strip_prefix(':').or(port.is_empty().then_some(usual))),
+            None => authority.split_once(':').map_or((authority, Some(usual)), |(host, port)| (host, Some(port))),
         };
         let port = port.and_then(|port| port.parse().ok()).ok_or(UrlError::Malformed)?;
         // Anything else could smuggle a header into the request.
@@ -69,7 +73,7 @@ impl std::str::FromStr for Target {
         if host.is_empty() || host.contains(['@', '[', ']']) || !clean(host) || !clean(path) {
             return Err(UrlError::Malformed);
         }
-        Ok(Target::Tcp { host: host.to_owned(), port, path: format!("/{path}") })
+        Ok(Target::Tcp { tls, host: host.to_owned(), port, path: format!("/{path}") })
     }
 }
 
@@ -77,8 +81,11 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Target::Unix(path) => write!(f, "unix:{}", path.display()),
-            Target::Tcp { host, port, path } if host.contains(':') => write!(f, "http://[{host}]:{port}{path}"),
-            Target::Tcp { host, port, path } => write!(f, "http://{host}:{port}{path}"),
+            Target::Tcp { tls, host, port, path } => {
+                let scheme = if *tls { "https" } else { "http" };
+                let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+                write!(f, "{scheme}://{open}{host}{close}:{port}{path}")
+            }
         }
     }
 }
@@ -102,6 +109,14 @@ pub enum HttpError {
         /// How.
         source: io::Error,
     },
+    /// The service does not let us in, or is not the one we want.
+    #[error("cannot log in at {target}: {reason}")]
+    Login {
+        /// Where.
+        target: Target,
+        /// Why not.
+        reason: String,
+    },
     /// What came back is not HTTP as we know it.
     #[error("{target} answered something that is not HTTP: {reason}")]
     Malformed {
@@ -119,23 +134,56 @@ pub struct Answer {
     pub status: u16,
     /// Content-Type, empty if absent.
     pub content_type: String,
+    /// The WWW-Authenticate headers.
+    pub authenticate: Vec<String>,
     /// Body.
     pub body: Vec<u8>,
 }
 
-trait Stream: Read + Write + Send {}
+/// Bytes both ways.
+pub trait Stream: Read + Write + Send {}
 impl<S: Read + Write + Send> Stream for S {}
 
 /// A connection that opens itself when it is needed.
 pub struct Connection {
     target: Target,
+    trust: Trust,
     stream: Option<BufReader<Box<dyn Stream>>>,
+    end_point: Option<EndPoint>,
 }
 
 impl Connection {
-    /// A connection to `target`, not yet open.
-    pub fn new(target: Target) -> Self {
-        Self { target, stream: None }
+    /// A connection to `target`, not yet open. `trust` says which certificates are good enough, if it is TLS.
+    pub fn new(target: Target, trust: Trust) -> Self {
+        Self { target, trust, stream: None, end_point: None }
+    }
+
+    /// Opens it unless it is; returns whether it had to.
+    ///
+    /// # Errors
+    /// When there is no connection, or TLS fails.
+    pub fn open(&mut self) -> Result<bool, HttpError> {
+        if self.stream.is_some() {
+            return Ok(false);
+        }
+        let (stream, end_point) = connect(&self.target, &self.trust).map_err(|source| self.connect_error(source))?;
+        (self.stream, self.end_point) = (Some(BufReader::new(stream)), end_point);
+        Ok(true)
+    }
+
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Ends it; the next request opens a new one.
+    pub fn close(&mut self) {
+        self.stream = None;
+    }
+
+    /// What a login on this connection is bound to, if it is TLS.
+    pub fn end_point(&self) -> Option<&EndPoint> {
+        self.end_point.as_ref()
     }
 
     /// Where it goes.
@@ -149,9 +197,9 @@ impl Connection {
     /// When there is no connection, it breaks, or what comes back is not HTTP. The request may have been carried out
     /// then; nothing is repeated on its own.
     pub fn post(&mut self, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, HttpError> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => BufReader::new(connect(&self.target).map_err(|source| self.connect_error(source))?),
+        self.open()?;
+        let Some(mut stream) = self.stream.take() else {
+            return Err(self.io_error(io::ErrorKind::NotConnected.into()));
         };
         send(&mut **stream.get_mut(), &self.target, headers, body).map_err(|source| self.io_error(source))?;
         let (answer, keep) = receive(&mut stream).map_err(|error| match error {
@@ -171,22 +219,26 @@ impl Connection {
     }
 }
 
-fn connect(target: &Target) -> io::Result<Box<dyn Stream>> {
+fn connect(target: &Target, trust: &Trust) -> io::Result<(Box<dyn Stream>, Option<EndPoint>)> {
     let limit = Some(Duration::from_secs(ANSWER_SECONDS_MAX));
     match target {
         Target::Unix(path) => {
             let stream = UnixStream::connect(path)?;
             stream.set_read_timeout(limit)?;
             stream.set_write_timeout(limit)?;
-            Ok(Box::new(stream))
+            Ok((Box::new(stream), None))
         }
-        Target::Tcp { host, port, .. } => {
+        Target::Tcp { tls, host, port, .. } => {
             let stream = connect_tcp(host, *port)?;
             stream.set_read_timeout(limit)?;
             stream.set_write_timeout(limit)?;
             // A request is one write; waiting for more would only delay it.
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream))
+            if !tls {
+                return Ok((Box::new(stream), None));
+            }
+            let (stream, end_point) = tls::connect(stream, host, trust)?;
+            Ok((Box::new(stream), Some(end_point)))
         }
     }
 }
@@ -206,8 +258,8 @@ fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 fn send(stream: &mut dyn Stream, target: &Target, headers: &[(&str, &str)], body: &[u8]) -> io::Result<()> {
     let (host, path) = match target {
         Target::Unix(_) => ("localhost".to_owned(), "/wsman"),
-        Target::Tcp { host, port, path } if host.contains(':') => (format!("[{host}]:{port}"), path.as_str()),
-        Target::Tcp { host, port, path } => (format!("{host}:{port}"), path.as_str()),
+        Target::Tcp { host, port, path, .. } if host.contains(':') => (format!("[{host}]:{port}"), path.as_str()),
+        Target::Tcp { host, port, path, .. } => (format!("{host}:{port}"), path.as_str()),
     };
     let mut head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
@@ -249,6 +301,7 @@ fn receive(stream: &mut dyn BufRead) -> Result<(Answer, bool), ReceiveError> {
             return Err(ReceiveError::Malformed("not version 1"));
         }
         let mut content_type = String::new();
+        let mut authenticate = Vec::new();
         let mut length = Length::UntilClose;
         let mut keep = version != "HTTP/1.0";
         loop {
@@ -260,6 +313,7 @@ fn receive(stream: &mut dyn BufRead) -> Result<(Answer, bool), ReceiveError> {
             let value = value.trim();
             match name.to_ascii_lowercase().as_str() {
                 "content-type" => content_type = value.to_owned(),
+                "www-authenticate" => authenticate.push(value.to_owned()),
                 "content-length" => {
                     let bytes = value.parse().map_err(|_| ReceiveError::Malformed("a bad Content-Length"))?;
                     length = Length::Known(bytes);
@@ -275,7 +329,7 @@ fn receive(stream: &mut dyn BufRead) -> Result<(Answer, bool), ReceiveError> {
         }
         keep &= !matches!(length, Length::UntilClose);
         let body = receive_body(stream, &length)?;
-        return Ok((Answer { status, content_type, body }, keep));
+        return Ok((Answer { status, content_type, authenticate, body }, keep));
     }
 }
 
@@ -406,7 +460,8 @@ mod tests {
         check("http://[::1]/", "http://[::1]:5985/");
         check("unix:/run/x.sock", "unix:/run/x.sock");
         check("unix:///run/x.sock", "unix:/run/x.sock");
-        check("https://h/wsman", &UrlError::Tls.to_string());
+        check("https://h/wsman", "https://h:5986/wsman");
+        check("https://[::1]", "https://[::1]:5986/wsman");
         check("http://user@h/wsman", &malformed);
         check("http://h:99999/", &malformed);
         check("http://h/a\r\nX: y", &malformed);

@@ -1,7 +1,7 @@
 //! The client program: everything of `snapvisor` except `serve`.
 //!
 //! ```text
-//!   args ─▶ commands ─▶ session ─▶ wsman::client, http ─▶ daemon
+//!   args ─▶ commands ─▶ session ─▶ wsman::client, login ─▶ http, tls ─▶ daemon
 //!               │ model, find: what came back, what is meant
 //!               └▶ output (text or JSON), error (error:, hint:, exit status)
 //! ```
@@ -12,11 +12,15 @@ pub mod commands;
 pub mod error;
 pub mod find;
 pub mod http;
+pub mod login;
 pub mod model;
 pub mod output;
+pub mod password;
+pub mod remote;
 pub mod session;
 pub mod show;
 pub mod suggest;
+pub mod tls;
 pub mod units;
 pub mod wait;
 
@@ -52,5 +56,5 @@ pub fn run(global: &Global, command: Command, program: clap::Command) -> ExitCod
 }
 
 fn connect(global: &Global) -> error::Result<Session> {
-    session::target(global.url.as_deref()).map(Session::new)
+    remote::channel(global).map(Session::new)
 }

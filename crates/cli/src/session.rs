@@ -8,7 +8,8 @@ use cim::op::{Argument, Target};
 use wsman::client::{self, Bag, CONTENT_TYPE, ClientError, Reply, Request, Stamp};
 
 use crate::error::{Error, Kind, Result};
-use crate::http::{self, Connection, HttpError};
+use crate::http::{self, HttpError};
+use crate::login::Channel;
 
 /// The namespace of machines and snapshots.
 pub const NAMESPACE: &str = "root/virtualization/v2";
@@ -39,7 +40,7 @@ pub struct Called {
 
 /// A conversation.
 pub struct Session {
-    connection: Connection,
+    channel: Channel,
     to: String,
 }
 
@@ -72,13 +73,13 @@ pub fn target(url: Option<&str>) -> Result<http::Target> {
 }
 
 impl Session {
-    /// A conversation with the daemon at `target`; nothing is sent yet.
-    pub fn new(target: http::Target) -> Self {
-        let to = match &target {
+    /// A conversation over `channel`; nothing is sent yet.
+    pub fn new(channel: Channel) -> Self {
+        let to = match channel.target() {
             http::Target::Unix(_) => "http://localhost/wsman".to_owned(),
             tcp @ http::Target::Tcp { .. } => tcp.to_string(),
         };
-        Self { connection: Connection::new(target), to }
+        Self { channel, to }
     }
 
     /// All rows of a query.
@@ -148,7 +149,7 @@ impl Session {
             ("User-Agent", concat!("snapvisor/", env!("CARGO_PKG_VERSION"))),
             EXPLAINED,
         ];
-        let answer = self.connection.post(&headers, &envelope).map_err(transport_error)?;
+        let answer = self.channel.post(&headers, &envelope).map_err(transport_error)?;
         if answer.status == 403 {
             let reason = String::from_utf8_lossy(&answer.body);
             return Err(Error::new(Kind::Unreachable, format!("the daemon let us not in: {}", reason.trim())));
@@ -189,6 +190,7 @@ fn transport_error(error: HttpError) -> Error {
         }
         HttpError::Connect { .. } => Error::new(Kind::Unreachable, message)
             .hint("is the daemon running? start it with `snapvisor serve`, or say where it is with --url"),
+        HttpError::Login { .. } => Error::new(Kind::Refused, message),
         HttpError::Io { .. } => Error::new(Kind::Unreachable, message).hint("look at the daemon's log"),
         HttpError::Malformed { .. } => Error::new(Kind::Unreachable, message).hint("is it a Snapvisor daemon?"),
     }
