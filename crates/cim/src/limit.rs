@@ -25,6 +25,9 @@ pub const WQL_TERMS: usize = 2_000;
 /// Names in a projection. The largest class has about 100 properties.
 pub const WQL_PROJECTION: usize = 512;
 
+/// Seconds after WITHIN. A client that asks for less than an event a day is told sooner.
+pub const EVENT_INTERVAL_SECONDS: f64 = 86_400.0;
+
 /// Bytes of one MOF text. The whole Hyper-V namespace is about 1 MB.
 pub const MOF_BYTES: usize = 8 * 1024 * 1024;
 /// Instances within instances in a MOF value or an embedded XML instance. Settings within settings are two deep.

@@ -33,6 +33,8 @@ pub enum Status {
     QueryLanguageNotSupported,
     /// The query is not a sentence of its language, or asks for what cannot be evaluated.
     InvalidQuery,
+    /// A subscription asks for events of a class whose instances are no events.
+    NotEventClass,
     /// The method is declared, but this instance or this server does not carry it out.
     MethodNotAvailable,
     /// The class has no such method.
@@ -64,7 +66,7 @@ impl Status {
             Self::NoSuchProperty => 12,
             Self::TypeMismatch => 13,
             Self::QueryLanguageNotSupported => 14,
-            Self::InvalidQuery => 15,
+            Self::InvalidQuery | Self::NotEventClass => 15,
             Self::MethodNotAvailable => 16,
             Self::MethodNotFound => 17,
             Self::InvalidEnumerationContext => 21,
@@ -94,6 +96,7 @@ impl Status {
             Self::ShuttingDown => 0x8004_1033,
             Self::InvalidObjectPath => 0x8004_103A,
             Self::MethodNotAvailable => 0x8004_1055,
+            Self::NotEventClass => 0x8004_1059,
             Self::LimitsExceeded => 0x8004_106C,
         }
     }
@@ -119,6 +122,7 @@ impl Status {
             Self::ShuttingDown => "WBEM_E_SHUTTING_DOWN",
             Self::InvalidObjectPath => "WBEM_E_INVALID_OBJECT_PATH",
             Self::MethodNotAvailable => "WBEM_E_METHOD_NOT_IMPLEMENTED",
+            Self::NotEventClass => "WBEM_E_NOT_EVENT_CLASS",
             Self::LimitsExceeded => "WBEM_E_QUOTA_VIOLATION",
         }
     }

@@ -172,7 +172,7 @@ impl Kind {
             | Status::TypeMismatch
             | Status::InvalidMethodParameters
             | Status::InvalidObjectPath => Kind::InvalidParameter,
-            Status::InvalidQuery => Kind::CannotProcessFilter,
+            Status::InvalidQuery | Status::NotEventClass => Kind::CannotProcessFilter,
             Status::QueryLanguageNotSupported => Kind::FilterDialect,
             Status::InvalidEnumerationContext => Kind::InvalidContext,
             Status::AlreadyExists => Kind::AlreadyExists,

@@ -11,8 +11,10 @@ use crate::embedded::EmbeddedInstance;
 use crate::{Class, Error, Instance, ObjectPath, Value, case, wql};
 
 mod bind;
+mod events;
 
 pub use bind::{Arguments, bind_arguments};
+pub use events::Events;
 
 /// An instance as a client addresses it: keys may be missing if the rest names exactly one instance, and arrive as text.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +50,13 @@ pub enum Operation {
         method: String,
         /// The arguments as they arrived. An array arrives as its name repeated, once for each element.
         arguments: Vec<(String, Argument)>,
+    },
+    /// To be told of events from now on.
+    Subscribe {
+        /// The namespace.
+        namespace: String,
+        /// The event query.
+        query: wql::Select,
     },
     /// The declaration of a class.
     GetClass {
@@ -138,6 +147,8 @@ pub enum Answer {
     Rows(Rows),
     /// To [`Operation::Invoke`].
     Method(MethodResult),
+    /// To [`Operation::Subscribe`].
+    Events(Box<dyn Events>),
     /// To [`Operation::GetClass`].
     Class(Arc<Class>),
 }

@@ -157,7 +157,7 @@ impl Filter {
     }
 }
 
-fn compare(left: &Value, comparison: Comparison, right: &Value) -> bool {
+pub(super) fn compare(left: &Value, comparison: Comparison, right: &Value) -> bool {
     // Paths have no order, and may be the same though they are not written alike.
     if let (Value::Reference(left), Value::Reference(right)) = (left, right) {
         return match comparison {
