@@ -16,12 +16,13 @@
 //!
 //! Reading order: [`object`] (what can be named, and how), [`class`] (one file for each class: which property says
 //! what), [`assoc`] (which objects are connected), [`read`] (queries), [`invoke`] (methods), [`inquiry`] (those that ask
-//! the world), [`role`] (who may call them), [`codes`] (the numbers).
+//! the world), [`role`] (who may call them), [`events`] (subscriptions), [`codes`] (the numbers).
 
 pub mod assoc;
 mod cimv2;
 pub mod class;
 pub mod codes;
+pub mod events;
 pub mod inquiry;
 pub mod invoke;
 pub mod object;
@@ -38,6 +39,7 @@ mod world;
 use cim::op::{Answer, Operation};
 use cim::{Error, Status};
 
+pub use events::Subscription;
 pub use inquiry::Inquiry;
 pub use invoke::{Completion, Outcome, Reaction, Submission};
 pub use role::Role;
@@ -54,6 +56,9 @@ pub fn answer(view: &View, operation: Operation) -> Result<Reaction, Error> {
     match operation {
         Operation::Get { target } => read(Answer::Instance(Box::new(read::get(view, &target)?))),
         Operation::Enumerate { namespace, query } => read(Answer::Rows(read::enumerate(view, &namespace, query)?)),
+        Operation::Subscribe { namespace, query } => {
+            Ok(Reaction::Follow(Box::new(Subscription::new(view, &namespace, &query)?)))
+        }
         Operation::GetClass { namespace, class } => {
             let schema = view.schema(&namespace)?;
             let found = schema.class(&class).ok_or_else(|| Error::invalid_class(&class))?;

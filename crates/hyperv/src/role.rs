@@ -1,7 +1,7 @@
 //! Who may call what: the one table from methods to the least role that may call them.
 //!
 //! ```text
-//!   Read        every Get, Enumerate, GetClass, and methods that only tell
+//!   Read        every Get, Enumerate, GetClass, Subscribe, and methods that only tell
 //!   Operate     what happens to machines that are there: power, snapshots, keyboard, jobs
 //!   Administer  everything else: machines come, change and go, files of the host are named
 //! ```

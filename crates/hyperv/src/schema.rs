@@ -11,13 +11,14 @@ pub const VIRTUALIZATION: &str = r"root\virtualization\v2";
 pub const CIMV2: &str = r"root\cimv2";
 
 /// MOF of [`VIRTUALIZATION`]: name of the file for messages, and its text. Superclasses come first.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("cim.mof", include_str!("../schema/cim.mof")),
     ("setting.mof", include_str!("../schema/setting.mof")),
     ("system.mof", include_str!("../schema/system.mof")),
     ("device.mof", include_str!("../schema/device.mof")),
     ("other.mof", include_str!("../schema/other.mof")),
     ("association.mof", include_str!("../schema/association.mof")),
+    ("event.mof", include_str!("../schema/event.mof")),
 ];
 
 /// MOF of [`CIMV2`].
@@ -72,7 +73,7 @@ mod tests {
     #[test]
     fn every_class_of_the_reference_is_there() {
         let namespaces = Namespaces::load();
-        assert_eq!(namespaces.virtualization().classes().count(), 429);
+        assert_eq!(namespaces.virtualization().classes().filter(|class| !class.name.starts_with("__")).count(), 429);
         assert!(namespaces.find("ROOT/virtualization/V2").is_some());
         assert!(namespaces.find("root/cimv2").is_some());
         assert!(namespaces.find("root/virtualization").is_none());

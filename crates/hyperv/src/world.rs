@@ -233,6 +233,7 @@ pub fn reference(target: Target) -> Argument {
 pub fn show(reaction: Result<Reaction, Error>) -> String {
     match reaction {
         Ok(Reaction::Read(_)) => "a read".to_owned(),
+        Ok(Reaction::Follow(_)) => "a subscription".to_owned(),
         Ok(Reaction::Done(outcome)) => show_outcome(&outcome),
         Ok(Reaction::Ask(inquiry)) => {
             let questions: Vec<String> = inquiry.questions.iter().map(|question| format!("{question:?}")).collect();

@@ -19,6 +19,7 @@
 //! [`question`] has what is asked of the world without anything to remember, and does not pass through the driver.
 
 pub mod admission;
+pub mod changes;
 pub mod driver;
 pub mod effect;
 pub mod event;

@@ -10,8 +10,7 @@ use super::Row;
 /// A source keeps what it has told, not what it has yet to tell: when it is asked, it compares. So a subscriber who is slow
 /// costs no more than one who is quick. He is told of fewer steps in between, and never a wrong end.
 pub trait Events: Send + fmt::Debug {
-    /// What has happened since the last call, the earliest first; empty if nothing has, or if it is too early to say
-    /// so. `now` is the caller's clock, which never goes backwards. What does not fit into one answer follows with the next
+    /// What has happened since the last call; empty if nothing has, or if it is too early to say so. `now` is the caller's clock, which never goes backwards. What does not fit into one answer follows with the next
     /// call.
     fn take(&mut self, now: Duration) -> Vec<Row>;
 

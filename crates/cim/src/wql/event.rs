@@ -448,7 +448,7 @@ mod tests {
             "__ExtrinsicEvent",
             "",
             expect![
-                "WBEM_E_NOT_SUPPORTED: events of class __ExtrinsicEvent; follow __InstanceOperationEvent is not supported"
+                "WBEM_E_NOT_SUPPORTED: following class __ExtrinsicEvent, which is not below __InstanceOperationEvent, is not supported"
             ],
         );
         check(
@@ -514,7 +514,7 @@ mod tests {
         check(
             any,
             "within 1 where TargetInstance isa 'Job' group within 5",
-            expect!["WBEM_E_INVALID_QUERY: the query is wrong at byte 77: expected the end of the query"],
+            expect!["WBEM_E_INVALID_QUERY: the query is wrong at byte 79: expected the end of the query"],
         );
     }
 }

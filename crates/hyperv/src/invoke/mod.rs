@@ -36,6 +36,8 @@ use crate::view::View;
 pub enum Reaction {
     /// The answer to a read.
     Read(Answer),
+    /// A subscription, which will ask for the present state whenever it is asked for events.
+    Follow(Box<crate::events::Subscription>),
     /// A method call that is answered already: refused, or without effect.
     Done(Outcome),
     /// A method call that the world has to answer.
