@@ -87,6 +87,20 @@ pub enum Kind {
     CannotProcessFilter,
     /// The filter's language is not known.
     FilterDialect,
+    /// Events are pulled, and delivered in no other way.
+    DeliveryMode,
+    /// The language of the event filter is not known.
+    EventFilterDialect,
+    /// A subscription cannot live for no time.
+    ExpirationTime,
+    /// A lifetime is a duration; a point in time would be that of another clock.
+    ExpirationType,
+    /// The subscription to be renewed is unknown, over, or someone else's.
+    UnableToRenew,
+    /// A message about a subscription names none that is known.
+    UnknownSubscription,
+    /// Events are not kept for later, so there is no place in them to come back to.
+    Bookmarks,
     /// The object is there already.
     AlreadyExists,
     /// The caller may not do this.
@@ -152,6 +166,13 @@ impl Kind {
             Kind::FilterRequired => row(SENDER, "n:CannotProcessFilter", "", 2_150_858_831),
             Kind::CannotProcessFilter => row(SENDER, "n:CannotProcessFilter", "", 2_150_858_778),
             Kind::FilterDialect => row(SENDER, "n:FilterDialectRequestedUnavailable", "", 2_150_858_777),
+            Kind::DeliveryMode => row(SENDER, "e:DeliveryModeRequestedUnavailable", "", 2_150_858_782),
+            Kind::EventFilterDialect => row(SENDER, "e:FilteringRequestedUnavailable", "", 2_150_858_786),
+            Kind::ExpirationTime => row(SENDER, "e:InvalidExpirationTime", "", 2_150_858_783),
+            Kind::ExpirationType => row(SENDER, "e:UnsupportedExpirationType", "", 2_150_858_784),
+            Kind::UnableToRenew => row(RECEIVER, "e:UnableToRenew", "", 2_150_858_788),
+            Kind::UnknownSubscription => row(SENDER, "e:InvalidMessage", "", 2_150_858_789),
+            Kind::Bookmarks => row(SENDER, "w:UnsupportedFeature", "Bookmarks", 2_150_858_818),
             Kind::AlreadyExists => row(SENDER, "w:AlreadyExists", "", 2_150_858_803),
             // Windows reports this one with the plain Win32 number.
             Kind::AccessDenied => row(SENDER, "w:AccessDenied", "", 5),
@@ -200,6 +221,7 @@ impl Fault {
         match self.kind.row().subcode.split_once(':') {
             Some(("a", _)) => ns::ACTION_ADDRESSING_FAULT,
             Some(("n", _)) => ns::ACTION_ENUMERATION_FAULT,
+            Some(("e", _)) => ns::ACTION_EVENTING_FAULT,
             _ => ns::ACTION_FAULT,
         }
     }
@@ -212,7 +234,7 @@ impl Fault {
             w.element("s:Code", |w| {
                 w.leaf("s:Value", row.code);
                 if !row.subcode.is_empty() {
-                    w.element("s:Subcode", |w| w.leaf("s:Value", row.subcode));
+                    w.element("s:Subcode", |w| write_subcode(w, row.subcode));
                 }
             });
             w.element("s:Reason", |w| {
@@ -229,6 +251,12 @@ impl Fault {
         if !row.detail.is_empty() {
             let base = ns::WSMAN.trim_end_matches(".xsd");
             w.leaf("w:FaultDetail", &format!("{base}/faultDetail/{}", row.detail));
+        }
+        if self.kind == Kind::DeliveryMode {
+            w.element("e:SupportedDeliveryMode", |w| {
+                w.attribute("xmlns:e", ns::EVENTING);
+                w.text(ns::DELIVERY_PULL);
+            });
         }
         w.element("f:WSManFault", |w| {
             w.attribute("xmlns:f", ns::WSMAN_FAULT);
@@ -248,6 +276,16 @@ impl Fault {
             w.leaf("p:error_Type", "HRESULT");
         });
     }
+}
+
+fn write_subcode(w: &mut Writer, subcode: &str) {
+    w.element("s:Value", |w| {
+        // The one prefix that few envelopes need, so that not all declare it.
+        if subcode.starts_with("e:") {
+            w.attribute("xmlns:e", ns::EVENTING);
+        }
+        w.text(subcode);
+    });
 }
 
 impl From<cim::Error> for Fault {

@@ -5,7 +5,7 @@
 //!                │                                                      ▲
 //!   encoding ─▶ soap ─▶ request ─▶ cim::op::Operation ─▶ (provider) ─▶ reply ─▶ soap ─▶ encoding
 //!                │         │ epr, binding                     binding, epr │
-//!                └─ fault ─┴────────── enumeration ◀──────────────────────-┘
+//!                └─ fault ─┴──── enumeration, subscription ◀──────────────-┘
 //! ```
 //!
 //! [`server`] turns a request into an operation and the answer into a reply; between the two the caller does what takes time.
@@ -27,5 +27,6 @@ mod reply;
 mod request;
 pub mod server;
 mod soap;
+pub mod subscription;
 
-pub use server::{Continuation, HttpReply, Identity, Incoming, Moment, Server, Step};
+pub use server::{Continuation, HttpReply, Identity, Incoming, Moment, Progress, Pull, Server, Step};

@@ -11,6 +11,8 @@ pub const ADDRESSING: &str = "http://schemas.xmlsoap.org/ws/2004/08/addressing";
 pub const ENUMERATION: &str = "http://schemas.xmlsoap.org/ws/2004/09/enumeration";
 /// WS-Transfer.
 pub const TRANSFER: &str = "http://schemas.xmlsoap.org/ws/2004/09/transfer";
+/// WS-Eventing, the August 2004 submission.
+pub const EVENTING: &str = "http://schemas.xmlsoap.org/ws/2004/08/eventing";
 /// WS-Management itself.
 pub const WSMAN: &str = "http://schemas.dmtf.org/wbem/wsman/1/wsman.xsd";
 /// The CIM binding's own elements (association filters, polymorphism mode).
@@ -55,12 +57,27 @@ pub const ENUMERATE: &str = "http://schemas.xmlsoap.org/ws/2004/09/enumeration/E
 pub const PULL: &str = "http://schemas.xmlsoap.org/ws/2004/09/enumeration/Pull";
 /// WS-Enumeration Release.
 pub const RELEASE: &str = "http://schemas.xmlsoap.org/ws/2004/09/enumeration/Release";
+/// WS-Eventing Subscribe.
+pub const SUBSCRIBE: &str = "http://schemas.xmlsoap.org/ws/2004/08/eventing/Subscribe";
+/// WS-Eventing Renew.
+pub const RENEW: &str = "http://schemas.xmlsoap.org/ws/2004/08/eventing/Renew";
+/// WS-Eventing GetStatus.
+pub const GET_STATUS: &str = "http://schemas.xmlsoap.org/ws/2004/08/eventing/GetStatus";
+/// WS-Eventing Unsubscribe.
+pub const UNSUBSCRIBE: &str = "http://schemas.xmlsoap.org/ws/2004/08/eventing/Unsubscribe";
+/// Delivery of events by pulling them, as DSP0226 spells it.
+pub const DELIVERY_PULL: &str = "http://schemas.dmtf.org/wbem/wsman/1/wsman/Pull";
+/// The same as it is spelled here and there, in the manner of the other URIs of this family.
+pub const DELIVERY_PULL_SHORT: &str = "http://schemas.dmtf.org/wbem/wsman/1/Pull";
 /// Action of a fault that WS-Management defines.
 pub const ACTION_FAULT: &str = "http://schemas.dmtf.org/wbem/wsman/1/wsman/fault";
 /// Action of a fault that WS-Addressing defines.
 pub const ACTION_ADDRESSING_FAULT: &str = "http://schemas.xmlsoap.org/ws/2004/08/addressing/fault";
 /// Action of a fault that WS-Enumeration defines.
 pub const ACTION_ENUMERATION_FAULT: &str = "http://schemas.xmlsoap.org/ws/2004/09/enumeration/fault";
+
+/// Action of a fault that WS-Eventing defines.
+pub const ACTION_EVENTING_FAULT: &str = "http://schemas.xmlsoap.org/ws/2004/08/eventing/fault";
 
 /// WQL as a filter dialect.
 pub const DIALECT_WQL: &str = "http://schemas.microsoft.com/wbem/wsman/1/WQL";

@@ -6,12 +6,13 @@ use crate::encoding::Encoding;
 use crate::epr::Style;
 use crate::fault::{Fault, Kind};
 use crate::ns;
-use crate::request::{DEFAULT_ENVELOPE, Fragment};
+use crate::request::{DEFAULT_ENVELOPE, Fragment, Terms};
 use crate::server::Identity;
 use crate::soap;
 use cim::Class;
 use cim::op::{MethodResult, Row};
 use cim::xml::Writer;
+use std::time::Duration;
 
 /// What every reply to a request has in common.
 #[derive(Debug)]
@@ -119,9 +120,42 @@ pub(crate) fn page(head: &Head, context: &str, items: &str, is_last: bool) -> St
     })
 }
 
-/// To Release.
+/// To Release and Unsubscribe.
 pub(crate) fn released(head: &Head) -> String {
     head.respond(|_| {})
+}
+
+/// To Subscribe: where to manage the subscription, and what to pull with.
+pub(crate) fn subscribed(head: &Head, context: &str, terms: &Terms, lifetime: Duration) -> String {
+    head.respond(|w| {
+        w.element("e:SubscribeResponse", |w| {
+            w.attribute("xmlns:e", ns::EVENTING);
+            w.element("e:SubscriptionManager", |w| {
+                w.leaf("a:Address", &terms.address);
+                w.element("a:ReferenceParameters", |w| {
+                    w.leaf("w:ResourceURI", &terms.resource_uri);
+                    w.leaf("e:Identifier", context);
+                });
+            });
+            w.leaf("e:Expires", &duration(lifetime));
+            w.leaf("n:EnumerationContext", context);
+        });
+    })
+}
+
+/// To Renew and GetStatus: how long the subscription lives.
+pub(crate) fn lifetime(head: &Head, left: Duration) -> String {
+    let name = head.action.rsplit('/').next().unwrap_or_default();
+    head.respond(|w| {
+        w.element(&format!("e:{name}Response"), |w| {
+            w.attribute("xmlns:e", ns::EVENTING);
+            w.leaf("e:Expires", &duration(left));
+        });
+    })
+}
+
+fn duration(duration: Duration) -> String {
+    format!("PT{}.{:03}S", duration.as_secs(), duration.subsec_millis())
 }
 
 /// To a method call.

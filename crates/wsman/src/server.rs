@@ -2,19 +2,25 @@
 //!
 //! ```text
 //!   handle ──▶ Reply                      Identify, Pull, Release, every fault found before the provider is asked
-//!          └─▶ Perform(op, continuation)
-//!                        └─▶ complete ──▶ HttpReply
+//!          ├─▶ Perform(op, continuation)
+//!          │             └─▶ complete ──▶ HttpReply
+//!          └─▶ Follow(pull) ─▶ look ────▶ HttpReply   a pull that waits for events
 //! ```
 //!
 //! A [`Continuation`] is everything the reply needs and nothing else; it may be kept as long as the operation takes and dropped if the
 //! client goes away. Authentication happens before [`Server::handle`]: the principal it found is an argument.
 
+mod following;
+
+pub use following::{MAX_WAIT, Progress, Pull};
+
 use crate::encoding::{self, Encoding};
 use crate::enumeration::{Allowance, Contexts, Enumeration, Form};
 use crate::fault::{Fault, Kind};
 use crate::reply::{self, Head};
-use crate::request::{self, Header, Request, Shape};
+use crate::request::{self, Header, Request, Shape, Wish};
 use crate::soap::{self, Envelope};
+use crate::subscription::Subscriptions;
 use cim::op::{Answer, Operation, Rows};
 use std::time::Duration;
 
@@ -77,6 +83,10 @@ pub enum Step {
     Reply(HttpReply),
     /// Have this carried out, then call [`Server::complete`], or [`Server::time_out`] after [`Continuation::timeout`].
     Perform(Operation, Continuation),
+    /// Wait for events with [`Server::look`].
+    Follow(Pull),
+    /// Send this, and let those who wait for events look again: a subscription has ended.
+    Ended(HttpReply),
 }
 
 /// What a reply needs to know of its request.
@@ -108,17 +118,18 @@ impl Continuation {
 }
 
 /// The machine: who it is, and the enumerations that clients have open. Any number of requests may be handled at the same time; what
-/// they share is the table of enumerations alone.
+/// they share are the tables of enumerations and subscriptions alone.
 #[derive(Debug)]
 pub struct Server {
     identity: Identity,
     contexts: Contexts,
+    subscriptions: Subscriptions,
 }
 
 impl Server {
-    /// A server without open enumerations.
+    /// A server without open enumerations and subscriptions.
     pub fn new(identity: Identity) -> Self {
-        Server { identity, contexts: Contexts::default() }
+        Server { identity, contexts: Contexts::default(), subscriptions: Subscriptions::default() }
     }
 
     /// Takes a request. Identify, Pull, Release and whatever cannot be understood are answered at once.
@@ -131,6 +142,11 @@ impl Server {
                 let ticket = Ticket { principal: incoming.principal.to_owned(), context: soap::uuid(context) };
                 Step::Perform(operation, Continuation { head, shape, timeout, ticket })
             }
+            Ok(Begun::Follow { context, rows, patience }) => {
+                let deadline = moment.now + patience.min(MAX_WAIT);
+                Step::Follow(Pull { head, context, principal: incoming.principal.to_owned(), rows, deadline })
+            }
+            Ok(Begun::Ended(envelope)) => Step::Ended(self.finish(&head, envelope)),
             Err(fault) => Step::Reply(self.refuse(&head, &fault)),
         }
     }
@@ -147,6 +163,9 @@ impl Server {
             }
             (Shape::Invoke { uri, method, namespace, style }, Answer::Method(result)) => {
                 Ok(reply::method(&head, &uri, &method, &result, style, &namespace))
+            }
+            (Shape::Subscribe(terms), Answer::Events(events)) => {
+                self.subscribe(&head, (ticket.context, &ticket.principal), &terms, events, now)
             }
             (Shape::Class { is_enumeration }, Answer::Class(class)) => Ok(reply::class(&head, &class, is_enumeration)),
             _ => Err(Fault::new(Kind::Internal, "the provider answered another question than the one asked")),
@@ -181,10 +200,22 @@ impl Server {
         head.max_envelope = header.max_envelope;
         match Request::read(&header, envelope.body.as_ref())? {
             Request::Perform(operation, shape) => Ok(Begun::Perform { operation, shape, timeout: header.timeout }),
-            Request::Pull { context, rows } => {
+            Request::Pull { context, rows, patience }
+                if self.subscriptions.knows(&context, incoming.principal, now) =>
+            {
+                Ok(Begun::Follow { context, rows, patience })
+            }
+            Request::Pull { context, rows, .. } => {
                 let allowance = allowance(head, rows, &reply::page(head, &context, "", false));
                 let page = self.contexts.take(&context, incoming.principal, allowance, now)?;
                 Ok(Begun::Reply(reply::page(head, &context, &page.items, page.is_last)))
+            }
+            Request::Release { context } if self.subscriptions.end(&context, incoming.principal, now) => {
+                Ok(Begun::Ended(reply::released(head)))
+            }
+            Request::Manage { subscription, wish } => {
+                let envelope = self.manage(head, (&subscription, incoming.principal), wish, now)?;
+                Ok(if wish == Wish::Unsubscribe { Begun::Ended(envelope) } else { Begun::Reply(envelope) })
             }
             Request::Release { context } => {
                 self.contexts.release(&context, incoming.principal, now)?;
@@ -243,6 +274,10 @@ enum Begun {
     Reply(String),
     /// For the provider.
     Perform { operation: Operation, shape: Shape, timeout: Duration },
+    /// A pull on a subscription.
+    Follow { context: String, rows: usize, patience: Duration },
+    /// Answered, and a subscription has ended.
+    Ended(String),
 }
 
 fn send(status: u16, encoding: Encoding, envelope: String) -> HttpReply {

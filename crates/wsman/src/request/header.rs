@@ -41,6 +41,10 @@ pub(crate) struct Header {
     pub max_envelope: usize,
     /// How long the client waits.
     pub timeout: Duration,
+    /// What the client calls the server; it goes into references to subscriptions.
+    pub to: String,
+    /// The subscription that the message is about.
+    pub subscription: Option<String>,
     /// The expression of `w:FragmentTransfer`.
     pub fragment: Option<String>,
     resource: Option<Resource>,
@@ -58,6 +62,8 @@ impl Header {
             selectors: Selectors::default(),
             max_envelope: DEFAULT_ENVELOPE,
             timeout: DEFAULT_TIMEOUT,
+            to: String::new(),
+            subscription: None,
             fragment: None,
             resource: None,
         };
@@ -98,8 +104,11 @@ impl Header {
                     "messages are in English only; do not insist on a locale",
                 ));
             }
-            // To is whatever the client calls us; MessageID is opaque and was read before.
-            (ns::ADDRESSING, "To" | "MessageID" | "From" | "FaultTo") => {}
+            (ns::EVENTING, "Identifier") => self.subscription = Some(block.trimmed_text()),
+            // Whatever the client calls us.
+            (ns::ADDRESSING, "To") => self.to = block.trimmed_text(),
+            // MessageID is opaque and was read before.
+            (ns::ADDRESSING, "MessageID" | "From" | "FaultTo") => {}
             (_, name) if must_understand(block) => {
                 return Err(Fault::new(Kind::MustUnderstand, format!("header {name} is not understood")));
             }
@@ -171,13 +180,17 @@ fn read_max_envelope(block: &Element) -> Result<usize, Fault> {
 
 fn read_timeout(block: &Element) -> Result<Duration, Fault> {
     let text = block.trimmed_text();
+    let duration = read_duration(&text).map(|duration| duration.min(MAX_TIMEOUT));
+    duration.ok_or_else(|| {
+        Fault::new(Kind::InvalidTimeout, format!("OperationTimeout {text:?} is not a duration such as PT60S"))
+    })
+}
+
+/// An xs:duration.
+pub(super) fn read_duration(text: &str) -> Option<Duration> {
     // CIM's own interval notation is no xs:duration.
-    match DateTime::parse(&text) {
-        Ok(DateTime::Interval(interval)) if text.starts_with('P') => {
-            Ok(Duration::from_micros(interval.micros()).min(MAX_TIMEOUT))
-        }
-        _ => {
-            Err(Fault::new(Kind::InvalidTimeout, format!("OperationTimeout {text:?} is not a duration such as PT60S")))
-        }
+    match DateTime::parse(text) {
+        Ok(DateTime::Interval(interval)) if text.starts_with('P') => Some(Duration::from_micros(interval.micros())),
+        _ => None,
     }
 }

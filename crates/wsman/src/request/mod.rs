@@ -3,9 +3,11 @@
 //! [`Request::read`] checks the headers, then the body that the action wants. What it returns is complete: neither [`crate::server`] nor the
 //! provider looks at the envelope again. Action URIs, resource URIs and names compare without regard to case, because clients disagree.
 
+mod eventing;
 mod filter;
 mod header;
 
+pub(crate) use eventing::{Lifetime, Terms};
 pub(crate) use header::{DEFAULT_ENVELOPE, Header, message_id};
 
 use crate::binding;
@@ -16,6 +18,7 @@ use crate::ns;
 use crate::soap::Envelope;
 use cim::op::{Operation, Query, Target};
 use cim::xml::Element;
+use std::time::Duration;
 
 /// Rows a pull or an optimized enumeration returns if the client does not say. virsh and virt-who drop all but the first.
 const DEFAULT_ROWS: usize = 1;
@@ -35,12 +38,32 @@ pub(crate) enum Request {
         context: String,
         /// How many at most.
         rows: usize,
+        /// How long to wait for the first, where they are events.
+        patience: Duration,
     },
     /// No more rows.
     Release {
         /// The enumeration.
         context: String,
     },
+    /// Something about a subscription.
+    Manage {
+        /// Which; empty if the message does not say.
+        subscription: String,
+        /// What.
+        wish: Wish,
+    },
+}
+
+/// What is to become of a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// A new lifetime.
+    Renew(Lifetime),
+    /// Nothing: how long it lives is to be told.
+    GetStatus,
+    /// Its end.
+    Unsubscribe,
 }
 
 /// How the answer to an operation becomes a body.
@@ -71,6 +94,8 @@ pub(crate) enum Shape {
         /// The style of URIs.
         style: Style,
     },
+    /// Where events can be pulled from.
+    Subscribe(Terms),
     /// The declaration of a class.
     Class {
         /// Whether it was enumerated instead of got.
@@ -106,10 +131,17 @@ impl Request {
         } else if is(ns::ENUMERATE) {
             enumerate(header, expect(body, ns::ENUMERATION, "Enumerate")?)
         } else if is(ns::PULL) {
-            let body = expect(body, ns::ENUMERATION, "Pull")?;
-            Ok(Request::Pull { context: context(body)?, rows: max_elements(body)?.unwrap_or(DEFAULT_ROWS) })
+            pull(header, expect(body, ns::ENUMERATION, "Pull")?)
         } else if is(ns::RELEASE) {
             Ok(Request::Release { context: context(expect(body, ns::ENUMERATION, "Release")?)? })
+        } else if is(ns::SUBSCRIBE) {
+            eventing::subscribe(header, expect(body, ns::EVENTING, "Subscribe")?)
+        } else if is(ns::RENEW) {
+            eventing::renew(header, expect(body, ns::EVENTING, "Renew")?)
+        } else if is(ns::GET_STATUS) {
+            Ok(eventing::manage(header, Wish::GetStatus))
+        } else if is(ns::UNSUBSCRIBE) {
+            Ok(eventing::manage(header, Wish::Unsubscribe))
         } else if let Some(verb) = [ns::PUT, ns::CREATE, ns::DELETE].into_iter().find(|verb| is(verb)) {
             header.resource()?;
             let verb = verb.rsplit('/').next().unwrap_or(verb);
@@ -119,6 +151,16 @@ impl Request {
             invoke(header, body)
         }
     }
+}
+
+fn pull(header: &Header, body: &Element) -> Result<Request, Fault> {
+    let patience = match body.child(ns::ENUMERATION, "MaxTime").map(Element::trimmed_text) {
+        None => header.timeout,
+        Some(text) => header::read_duration(&text)
+            .ok_or_else(|| Fault::schema(format!("MaxTime {text:?} is not a duration such as PT20S")))?
+            .min(header.timeout),
+    };
+    Ok(Request::Pull { context: context(body)?, rows: max_elements(body)?.unwrap_or(DEFAULT_ROWS), patience })
 }
 
 fn get(header: &Header) -> Result<Request, Fault> {
