@@ -10,6 +10,7 @@
 pub mod accounts;
 pub mod config;
 pub mod facts;
+pub mod following;
 pub mod http;
 pub mod listen;
 pub mod peer;

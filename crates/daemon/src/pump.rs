@@ -70,6 +70,11 @@ impl Handle {
         Arc::clone(&self.state.borrow())
     }
 
+    /// The states from now on, of which only the latest is kept.
+    pub fn states(&self) -> watch::Receiver<Arc<State>> {
+        self.state.clone()
+    }
+
     /// The first state, from now on, of which `done` is true. Waits for ever if there is none: give it a time limit.
     pub async fn wait_for(&self, mut done: impl FnMut(&State) -> bool + Send) -> Arc<State> {
         let mut state = self.state.clone();

@@ -139,12 +139,13 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     let service = Service::new(host, handle, executor.clone());
     let urls = doors.urls();
     let (close, closing) = watch::channel(false);
-    let doors = tokio::spawn(doors.serve(service, closing));
+    let doors = tokio::spawn(doors.serve(service.clone(), closing));
     ready(&urls);
 
     stop.wait().await;
     tracing::info!("stopping; machines go on running");
     close.send_replace(true);
+    service.stop();
     let farewell = async {
         let _ = doors.await;
         executor.idle().await;

@@ -4,6 +4,7 @@
 //!   bytes ─▶ Server::handle ─▶ Reply                                        Pull, Release, Identify, faults
 //!                └▶ Operation ─▶ hyperv::answer ─▶ Read, Done               from the present state
 //!                                     ├▶ Inquiry ─▶ host ─▶ Inquiry::finish
+//!                                     ├▶ Subscription                        from each state to come
 //!                                     └▶ Submission ─▶ pump, one request after the other ─▶ Completion::finish
 //! ```
 //! Some methods answer when their job has ended. They wait no longer than the client does, less a margin; if the job is
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use cim::op::{Answer, Operation};
 use host::executor::Executor;
-use hyperv::{Host, Inquiry, Namespaces, Outcome, Reaction, Submission, View};
+use hyperv::{Host, Inquiry, Outcome, Reaction, Role, Submission};
 use ledger::request;
 use wsman::server::{Continuation, HttpReply};
 use wsman::{Identity, Incoming, Moment, Server, Step};
 
+use crate::following::{Bell, Live, Present};
 use crate::http::{Answers, Question, Reply};
 use crate::pump::Handle;
 
@@ -36,10 +38,10 @@ pub struct Service(Arc<Inner>);
 
 struct Inner {
     server: Server,
-    namespaces: Arc<Namespaces>,
-    host: Arc<Host>,
+    present: Present,
     pump: Handle,
     executor: Executor,
+    bell: Bell,
     started: Instant,
 }
 
@@ -53,30 +55,26 @@ impl Service {
         };
         Self(Arc::new(Inner {
             server: Server::new(identity),
-            namespaces: Arc::new(Namespaces::load()),
-            host: Arc::new(host),
+            present: Present::new(host, pump.clone()),
             pump,
             executor,
+            bell: Bell::new(),
             started: Instant::now(),
         }))
     }
 
-    fn view(&self) -> View {
-        let now = host::now();
-        View {
-            namespaces: Arc::clone(&self.0.namespaces),
-            host: Arc::clone(&self.0.host),
-            state: self.0.pump.state(),
-            now,
-            utc_offset_minutes: crate::facts::utc_offset_minutes(now),
-            role: hyperv::Role::Administer,
-        }
+    /// Answers those who wait for events, who would otherwise hold up the end of the daemon.
+    pub fn stop(&self) {
+        self.0.bell.stop();
     }
 
     async fn perform(&self, operation: Operation, patience: Duration, explain: bool) -> Result<Answer, cim::Error> {
-        let view = self.view();
+        let view = self.0.present.view(Role::Administer);
         let outcome = match hyperv::answer(&view, operation)? {
             Reaction::Read(answer) => return Ok(answer),
+            Reaction::Follow(subscription) => {
+                return Ok(Answer::Events(Box::new(Live::new(subscription, self.0.present.clone()))));
+            }
             Reaction::Done(outcome) => {
                 if let Some(failure) = &outcome.refusal {
                     crate::telemetry::refused("before it was submitted", failure);
@@ -154,6 +152,14 @@ impl Answers for Service {
     async fn answer(&self, question: Question) -> Reply {
         let reply = match self.begin(&question) {
             Step::Reply(reply) => reply,
+            Step::Ended(reply) => {
+                self.0.bell.ring();
+                reply
+            }
+            Step::Follow(pull) => {
+                let Inner { server, pump, bell, started, .. } = &*self.0;
+                bell.follow(server, pull, pump, || started.elapsed()).await
+            }
             Step::Perform(operation, continuation) => {
                 tracing::debug!(?operation, principal = %question.principal, "operation");
                 let patience = continuation.timeout();
@@ -276,5 +282,77 @@ mod tests {
         assert_eq!(reply.status, 500);
         assert!(reply.content_type.starts_with("application/soap+xml"), "{}", reply.content_type);
         world.end().await;
+    }
+
+    /// Subscribes to events of jobs and gives what to pull with.
+    async fn follow_jobs(client: &Client) -> String {
+        let wql = "SELECT * FROM __InstanceOperationEvent WHERE TargetInstance ISA 'Msvm_ConcreteJob'".to_owned();
+        match client.ask(Request::Subscribe { namespace: NAMESPACE.to_owned(), wql }).await {
+            Ok(client::Reply::Subscribed(context)) => context,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a pull brings: the kind of each event and the state of its job, or the fault.
+    async fn pull(client: &Client, context: &str) -> Vec<String> {
+        let request = Request::Pull { namespace: NAMESPACE.to_owned(), context: context.to_owned(), page: 10 };
+        match client.ask(request).await {
+            Ok(client::Reply::Page(page)) => page
+                .rows
+                .iter()
+                .map(|row| {
+                    let job = row.instance("TargetInstance").unwrap();
+                    format!("{} {}", row.class(), job.text("JobState").unwrap())
+                })
+                .collect(),
+            Err(ClientError::Fault { subcode, .. }) => vec![subcode],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A pull that has been sent, and waits once other tasks have had their turn.
+    fn pulling(client: &Client, context: &str) -> tokio::task::JoinHandle<Vec<String>> {
+        let (client, context) = (Client { service: client.service.clone(), explain: false }, context.to_owned());
+        tokio::spawn(async move { pull(&client, &context).await })
+    }
+
+    #[tokio::test]
+    async fn events_arrive_at_a_pull_that_waits() {
+        let (world, client) = client(true).await;
+        let context = follow_jobs(&client).await;
+        let waiting = pulling(&client, &context);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        expect!["returned 0, system true"].assert_eq(&client.define("web").await);
+        let mut events = waiting.await.unwrap();
+        while events.last().is_none_or(|last| !last.ends_with(" 7")) {
+            events.extend(pull(&client, &context).await);
+        }
+        assert!(events[0].starts_with("__InstanceCreationEvent "), "{events:?}");
+        assert!(events.iter().skip(1).all(|event| event.starts_with("__InstanceModificationEvent ")), "{events:?}");
+        world.end().await;
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_with_the_subscription_the_service_and_the_pump() {
+        let (world, client) = client(true).await;
+        let (first, second) = (follow_jobs(&client).await, follow_jobs(&client).await);
+        let (one, other) = (pulling(&client, &first), pulling(&client, &second));
+        tokio::task::yield_now().await;
+        let release = Request::Release { namespace: NAMESPACE.to_owned(), context: first };
+        assert_eq!(client.ask(release).await, Ok(client::Reply::Released));
+        assert_eq!(one.await.unwrap(), ["InvalidEnumerationContext"]);
+        assert!(!other.is_finished(), "others go on waiting");
+        client.service.stop();
+        assert_eq!(other.await.unwrap(), ["EndpointUnavailable"]);
+        assert_eq!(pull(&client, &second).await, ["EndpointUnavailable"]);
+        world.end().await;
+
+        let (world, client) = self::client(true).await;
+        let context = follow_jobs(&client).await;
+        let waiting = pulling(&client, &context);
+        tokio::task::yield_now().await;
+        world.end().await;
+        assert_eq!(waiting.await.unwrap(), ["EndpointUnavailable"]);
     }
 }

@@ -316,9 +316,15 @@ mod tests {
             expect!["Modification Msvm_ComputerSystem Operating normally -> In service, Creating snapshot"],
         );
         let settings = any("Msvm_VirtualSystemSettingData");
-        check(&settings, "ElementName", one.clone(), snapshot.clone(), expect![[r#"
+        check(
+            &settings,
+            "ElementName",
+            one.clone(),
+            snapshot.clone(),
+            expect![[r#"
             Modification Msvm_VirtualSystemSettingData web -> web
-            Creation Msvm_VirtualSystemSettingData A"#]]);
+            Creation Msvm_VirtualSystemSettingData A"#]],
+        );
         let mut renamed = snapshot.clone();
         renamed.update_snapshot(snapshot_id('A'), |snapshot| snapshot.name = "B".to_owned());
         check(
@@ -449,8 +455,18 @@ mod tests {
         check("Msvm_ComputerSystem", expect!["followed"]);
         check("CIM_ManagedElement", expect!["followed"]);
         check("Msvm_Keyboard", expect!["followed"]);
-        check("Msvm_VirtualEthernetSwitch", expect!["WBEM_E_NOT_SUPPORTED: following Msvm_VirtualEthernetSwitch, which follows from other objects, is not supported"]);
-        check("Msvm_SettingsDefineState", expect!["WBEM_E_NOT_SUPPORTED: following Msvm_SettingsDefineState, which follows from other objects, is not supported"]);
+        check(
+            "Msvm_VirtualEthernetSwitch",
+            expect![
+                "WBEM_E_NOT_SUPPORTED: following Msvm_VirtualEthernetSwitch, which follows from other objects, is not supported"
+            ],
+        );
+        check(
+            "Msvm_SettingsDefineState",
+            expect![
+                "WBEM_E_NOT_SUPPORTED: following Msvm_SettingsDefineState, which follows from other objects, is not supported"
+            ],
+        );
         check("Msvm_Nothing", expect!["WBEM_E_INVALID_CLASS: there is no class Msvm_Nothing in this namespace"]);
         let select = "SELECT * FROM Msvm_ConcreteJob";
         assert_eq!(subscribe(&one_vm(), select).unwrap_err().status, cim::Status::NotEventClass);

@@ -31,6 +31,19 @@ pub(super) fn write(request: &Request, stamp: Stamp<'_>) -> String {
                 });
             },
         ),
+        Request::Subscribe { namespace, wql } => soap::write(
+            |w| header(w, stamp, ns::SUBSCRIBE, &all(namespace), &[]),
+            |w| {
+                w.element("e:Subscribe", |w| {
+                    w.attribute("xmlns:e", ns::EVENTING);
+                    w.element("e:Delivery", |w| w.attribute("Mode", ns::DELIVERY_PULL));
+                    w.element("w:Filter", |w| {
+                        w.attribute("Dialect", ns::DIALECT_WQL);
+                        w.text(wql);
+                    });
+                });
+            },
+        ),
         Request::Pull { namespace, context, page } => soap::write(
             |w| header(w, stamp, ns::PULL, &all(namespace), &[]),
             |w| {

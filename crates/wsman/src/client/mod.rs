@@ -1,7 +1,8 @@
 //! The asking end, for a command line without a schema: requests to envelopes, replies to property bags or an [`ClientError`].
 //!
 //! A [`Request`] is turned into bytes by [`Request::to_envelope`]; its reply is read by [`read`]. An enumeration is `Enumerate`, then
-//! `Pull` with the context of each [`Page`] until there is none.
+//! `Pull` with the context of each [`Page`] until there is none. Events are `Subscribe`, then `Pull` again and again: a pull waits for some,
+//! and a fault with [`TIMED_OUT`] says that there were none in the time it had. `Release` ends either.
 
 mod embedded;
 mod envelope;
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// The `Content-Type` of every request.
 pub const CONTENT_TYPE: &str = "application/soap+xml;charset=UTF-8";
+
+/// WinRM's code for a wait that was in vain.
+pub const TIMED_OUT: u32 = 2_150_858_793;
 
 /// What to ask.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +36,13 @@ pub enum Request {
         /// How many rows a reply may carry; at least one.
         page: u32,
     },
+    /// To be told of events, by pulling them.
+    Subscribe {
+        /// The namespace.
+        namespace: String,
+        /// The event query.
+        wql: String,
+    },
     /// More answers.
     Pull {
         /// The namespace of the enumeration.
@@ -41,7 +52,7 @@ pub enum Request {
         /// How many rows a reply may carry; at least one.
         page: u32,
     },
-    /// No more answers, please.
+    /// No more answers or events, please.
     Release {
         /// The namespace of the enumeration.
         namespace: String,
@@ -79,6 +90,8 @@ pub enum Reply {
     Instance(Bag),
     /// To [`Request::Enumerate`] and [`Request::Pull`].
     Page(Page),
+    /// To [`Request::Subscribe`]: what to pull with.
+    Subscribed(String),
     /// To [`Request::Release`].
     Released,
     /// To [`Request::Invoke`].
@@ -145,6 +158,15 @@ impl Bag {
     /// The instances an array of references names.
     pub fn references(&self, name: &str) -> impl Iterator<Item = &Target> {
         self.values(name).filter_map(|value| if let Argument::Reference(target) = value { Some(target) } else { None })
+    }
+
+    /// The instance that a property holds.
+    pub fn instance(&self, name: &str) -> Option<Bag> {
+        let held = self.values(name).find_map(|value| match value {
+            Argument::Instance(held) => Some(held.clone()),
+            _ => None,
+        });
+        held.map(Bag)
     }
 
     /// The number of an integer property.

@@ -30,6 +30,7 @@ pub fn read(request: &Request, status: u16, content_type: &str, body: &[u8]) -> 
         Request::Enumerate { namespace, .. } | Request::Pull { namespace, .. } => {
             Ok(Reply::Page(page(&body, namespace)?))
         }
+        Request::Subscribe { .. } => subscription(&body),
         Request::Invoke { target, .. } => Ok(Reply::Method(method(&body, &target.namespace)?)),
         Request::Release { .. } => Ok(Reply::Released),
     }
@@ -82,6 +83,14 @@ fn page(body: &Element, namespace: &str) -> Result<Page, ClientError> {
     let rows =
         items.into_iter().flat_map(Element::elements).map(|item| bag(item, namespace)).collect::<Result<_, _>>()?;
     Ok(Page { rows, context: context.filter(|context| !context.is_empty() && !is_last) })
+}
+
+fn subscription(body: &Element) -> Result<Reply, ClientError> {
+    if !body.is(ns::EVENTING, "SubscribeResponse") {
+        return Err(unexpected(body));
+    }
+    let context = body.child(ns::ENUMERATION, "EnumerationContext").map(Element::trimmed_text);
+    context.map(Reply::Subscribed).ok_or_else(|| malformed("the subscription has nothing to pull with"))
 }
 
 fn method(body: &Element, namespace: &str) -> Result<MethodReply, ClientError> {

@@ -1,12 +1,13 @@
 //! A provider small enough to see through: two machines, a service, settings and what connects them.
 
-use cim::op::{Answer, Argument, MethodResult, Operation, Query, Row, Rows, Target, bind_arguments};
+use cim::op::{Answer, Argument, Events, MethodResult, Operation, Query, Row, Rows, Target, bind_arguments};
 use cim::path::same_namespace;
 use cim::{DateTime, Error, Instance, Schema, Status, Value};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use wsman::{HttpReply, Identity, Incoming, Moment, Server, Step};
+use wsman::{HttpReply, Identity, Incoming, Moment, Progress, Server, Step};
 
 pub const HOST: &str = "TOYHOST";
 pub const NAMESPACE: &str = r"root\virtualization\v2";
@@ -18,6 +19,7 @@ class Toy_Machine : Toy_Thing {
     string Owner; [EmbeddedInstance("Toy_Settings")] string Settings;
 };
 class Toy_Settings { [Key] string InstanceID; string ElementName; uint64 Memory; string Notes[]; };
+class Toy_Event { uint16 Number; object TargetInstance; };
 class Toy_Summary { string Name; uint16 State; };
 [Association] class Toy_SettingsOf { [Key] Toy_Machine REF Antecedent; [Key] Toy_Settings REF Dependent; };
 class Toy_Service : Toy_Thing {
@@ -33,6 +35,43 @@ type Wanted = Box<dyn Fn(&Instance) -> bool>;
 pub struct Toy {
     pub schema: Schema,
     instances: Vec<Instance>,
+    /// What has happened so far.
+    happened: Arc<Mutex<Vec<Row>>>,
+    /// How long sources of events pause after some.
+    pub pause: Duration,
+}
+
+/// Tells everything that happens from its beginning on, with pauses.
+#[derive(Debug)]
+struct Source {
+    happened: Arc<Mutex<Vec<Row>>>,
+    told: usize,
+    pause: Duration,
+    next: Duration,
+    due: Option<Duration>,
+}
+
+impl Events for Source {
+    fn take(&mut self, now: Duration) -> Vec<Row> {
+        self.due = (now < self.next).then_some(self.next);
+        if self.due.is_some() {
+            return Vec::new();
+        }
+        let rows: Vec<Row> = self.happened.lock().unwrap().iter().skip(self.told).cloned().collect();
+        self.told += rows.len();
+        if !rows.is_empty() {
+            self.next = now + self.pause;
+        }
+        rows
+    }
+
+    fn due(&self) -> Option<Duration> {
+        self.due
+    }
+
+    fn projection(&self) -> Option<&[String]> {
+        None
+    }
 }
 
 impl Toy {
@@ -58,7 +97,15 @@ impl Toy {
         let link = of("Toy_SettingsOf")
             .with("Antecedent", Value::Reference(first.path(HOST, NAMESPACE)))
             .with("Dependent", Value::Reference(settings.path(HOST, NAMESPACE)));
-        Toy { instances: vec![first, second, settings, link, service], schema }
+        let instances = vec![first, second, settings, link, service];
+        Toy { instances, schema, happened: Arc::default(), pause: Duration::ZERO }
+    }
+
+    /// Lets something happen, numbered, to the second machine, whose owner has a name of this many letters.
+    pub fn happen(&self, number: u16, letters: usize) {
+        let machine = self.instances[1].clone().with("Owner", "x".repeat(letters));
+        let event = Instance::new(self.schema.class("Toy_Event").unwrap()).with("Number", number);
+        self.happened.lock().unwrap().push(row(event.with("TargetInstance", machine)));
     }
 
     /// Replaces the service by this many of another name, each with a long text.
@@ -73,6 +120,14 @@ impl Toy {
             Operation::Enumerate { namespace, query } => {
                 self.check_namespace(&namespace)?;
                 self.query(query).map(Answer::Rows)
+            }
+            Operation::Subscribe { namespace, query } => {
+                self.check_namespace(&namespace)?;
+                query.resolve(&self.schema, HOST)?;
+                let happened = Arc::clone(&self.happened);
+                let told = happened.lock().unwrap().len();
+                let source = Source { happened, told, pause: self.pause, next: Duration::ZERO, due: None };
+                Ok(Answer::Events(Box::new(source)))
             }
             Operation::GetClass { class, .. } => {
                 let class = self.schema.class(&class).ok_or_else(|| Error::invalid_class(&class))?;
@@ -176,7 +231,17 @@ impl Lab {
         let incoming = Incoming { content_type, body, principal: self.principal };
         let moment = Moment { now: self.now, entropy: [self.requests; 32] };
         match self.server.handle(incoming, moment) {
-            Step::Reply(reply) => (None, reply),
+            Step::Reply(reply) | Step::Ended(reply) => (None, reply),
+            Step::Follow(pull) => {
+                // Nothing happens while we wait, so the client's time just passes.
+                let mut now = self.now;
+                loop {
+                    match self.server.look(&pull, now) {
+                        Progress::Reply(reply) => return (None, reply),
+                        Progress::Waiting(until) => now = until,
+                    }
+                }
+            }
             Step::Perform(operation, continuation) => {
                 let asked = show(&operation);
                 let answer = self.toy.answer(operation);
@@ -239,6 +304,7 @@ fn show(operation: &Operation) -> String {
     match operation {
         Operation::Get { target } => format!("Get {}", target.to_path()),
         Operation::Enumerate { namespace, query } => format!("Enumerate {namespace} {}", show_query(query)),
+        Operation::Subscribe { namespace, query } => format!("Subscribe {namespace} {query:?}"),
         Operation::GetClass { namespace, class } => format!("GetClass {namespace}:{class}"),
         Operation::Invoke { target, method, arguments } => {
             let arguments: String =
