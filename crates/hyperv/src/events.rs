@@ -19,8 +19,8 @@
 //! Both instances of a modification are shown at the time of the event, so that clocks among their properties, such as
 //! `ElapsedTime`, are no change.
 //!
-//! Followed are machines, settings, resources, shutdown components and jobs. Associations and switches are not: they follow
-//! from other objects, which can be followed instead.
+//! Everything that has instances is followed, except associations and switches: they follow from other objects, which can
+//! be followed instead.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,8 +34,9 @@ use ledger::state::{State, Timestamp};
 
 use crate::assoc;
 use crate::class::{blank, instance};
-use crate::object::{Object, Owner};
-use crate::read::is_virtualization;
+use crate::object::{Device, Object, Owner, Part};
+use crate::part;
+use crate::read::{find, is_virtualization};
 use crate::view::View;
 
 /// Events made at a time. A page of the protocol holds fewer; what is left comes with the next.
@@ -44,29 +45,14 @@ const BATCH: usize = 200;
 /// Microseconds from 1601, where WMI's event times begin, to 1970.
 const MICROS_1601_TO_1970: u64 = 11_644_473_600_000_000;
 
-/// Classes whose instances are followed.
-const FOLLOWED: [&str; 11] = [
-    "Msvm_ComputerSystem",
-    "Msvm_VirtualSystemSettingData",
-    "Msvm_ConcreteJob",
-    "Msvm_ShutdownComponent",
-    "Msvm_ProcessorSettingData",
-    "Msvm_MemorySettingData",
-    "Msvm_ResourceAllocationSettingData",
-    "Msvm_StorageAllocationSettingData",
-    "Msvm_SyntheticEthernetPortSettingData",
-    "Msvm_EthernetPortAllocationSettingData",
-    "Msvm_SerialPortSettingData",
-];
-
-/// Classes whose instances follow from other objects, and that have no events of their own.
-const DERIVED: [&str; 1] = ["Msvm_VirtualEthernetSwitch"];
+/// The class whose instances are those that some machine or snapshot uses: to know them takes a look at all.
+const SWITCH: &str = "Msvm_VirtualEthernetSwitch";
 
 /// One subscriber's place in the course of events.
 #[derive(Debug)]
 pub struct Subscription {
     filter: EventFilter,
-    /// Classes of [`FOLLOWED`] that the query can be about.
+    /// Followed classes that the query can be about.
     classes: BTreeSet<&'static str>,
     /// The state told last.
     told: Arc<State>,
@@ -98,7 +84,7 @@ impl Subscription {
         }
         let filter = select.resolve_events(schema, &view.host.name)?;
         let admitted = |class: &&'static str| schema.class(class).is_some_and(|class| filter.admits(class));
-        let classes: BTreeSet<&'static str> = FOLLOWED.into_iter().filter(admitted).collect();
+        let classes: BTreeSet<&'static str> = followed().filter(admitted).collect();
         if classes.is_empty() {
             refuse_derived(schema, &filter)?;
         }
@@ -164,10 +150,15 @@ impl Subscription {
 fn refuse_derived(schema: &Schema, filter: &EventFilter) -> Result<(), Error> {
     let associations = assoc::ASSOCIATIONS.iter().map(|association| association.class);
     let derived =
-        associations.chain(DERIVED).find(|class| schema.class(class).is_some_and(|class| filter.admits(class)));
+        associations.chain([SWITCH]).find(|class| schema.class(class).is_some_and(|class| filter.admits(class)));
     derived.map_or(Ok(()), |class| {
         Err(Error::not_supported(format!("following {class}, which follows from other objects,")))
     })
+}
+
+/// Classes whose instances are followed. Some of them, such as services, never change.
+fn followed() -> impl Iterator<Item = &'static str> {
+    find::CLASSES.into_iter().chain(part::CLASSES).filter(|class| *class != SWITCH)
 }
 
 /// Objects of these classes whose instances may differ between the two states.
@@ -183,38 +174,39 @@ fn concerned(before: &State, after: &State, classes: &BTreeSet<&'static str>) ->
         // What a machine is busy with is part of its status.
         change.versions().for_each(|job| add(Object::Vm(job.vm)));
     }
-    let mut owners = Vec::new();
-    for change in after.changed_vms(before) {
-        add(Object::Vm(change.id));
-        add(Object::Shutdown(change.id));
-        owners.push(Owner::Vm(change.id));
-    }
+    let mut owners: Vec<Owner> = after.changed_vms(before).iter().map(|change| Owner::Vm(change.id)).collect();
     owners.extend(after.changed_snapshots(before).iter().map(|change| Owner::Snapshot(change.id)));
-    owners.iter().for_each(|owner| add(Object::Settings(*owner)));
-    if classes.iter().any(|class| is_resource(class)) {
-        // A disk shows the path of its layer, whoever refers to it.
-        for change in after.changed_layers(before) {
-            let mut paths = change.versions().map(|layer| &layer.path);
-            if let (Some(old), Some(new)) = (paths.next(), paths.next())
-                && old != new
-            {
-                let vm = change.versions().map(|layer| layer.vm).next();
-                owners.extend(vm.into_iter().flat_map(|vm| owners_of(after, vm)));
-            }
+    for &owner in &owners {
+        add(Object::Settings(owner));
+        if let Owner::Vm(vm) = owner {
+            add(Object::Vm(vm));
         }
-        for owner in owners {
-            let resources = [before, after].map(|state| assoc::resources(state, owner));
-            resources.into_iter().flatten().for_each(&mut add);
+    }
+    if !classes.iter().any(|class| is_below_settings(class)) {
+        return found;
+    }
+    // A disk shows where its layer is and how large, whoever refers to it.
+    for change in after.changed_layers(before) {
+        if let (Some(old), Some(new)) = (change.before, change.after)
+            && (&old.path, old.size) != (&new.path, new.size)
+        {
+            owners.extend(owners_of(after, new.vm));
+        }
+    }
+    for owner in owners {
+        for hardware in [before, after].into_iter().filter_map(|state| owner.hardware(state)) {
+            Device::all(hardware).into_iter().for_each(|device| add(Object::Resource(owner, device)));
+            if let Owner::Vm(vm) = owner {
+                Part::all(hardware).into_iter().for_each(|part| add(Object::Part(vm, part)));
+            }
         }
     }
     found
 }
 
-fn is_resource(class: &str) -> bool {
-    !matches!(
-        class,
-        "Msvm_ComputerSystem" | "Msvm_VirtualSystemSettingData" | "Msvm_ConcreteJob" | "Msvm_ShutdownComponent"
-    )
+/// Whether instances of the class are parts of a machine, or the settings of such.
+fn is_below_settings(class: &str) -> bool {
+    !matches!(class, "Msvm_ComputerSystem" | "Msvm_VirtualSystemSettingData" | "Msvm_ConcreteJob")
 }
 
 /// A machine and its snapshots.
@@ -379,6 +371,48 @@ mod tests {
             moved,
             expect!["Modification Msvm_StorageAllocationSettingData /disks/0.qcow2 -> /elsewhere"],
         );
+    }
+
+    /// Everything that can be seen before and after, one by one: what differs must be among what is looked at.
+    #[test]
+    fn nothing_that_shows_is_overlooked() {
+        let one = one_vm();
+        let changed = |change: &dyn Fn(&mut ledger::vm::Vm)| {
+            let mut state = one.clone();
+            state.update_vm(V, change);
+            state
+        };
+        let layer = (*one.layers[&layer_id(0)]).clone();
+        let mut larger = one.clone();
+        larger.put_layer(ledger::snapshot::Layer { size: layer.size * 2, ..layer.clone() });
+        let mut moved = with_snapshot();
+        moved.put_layer(ledger::snapshot::Layer { path: "/elsewhere".into(), ..layer });
+        let mut empty = one.clone();
+        empty.remove_vm(V);
+        let steps = [
+            (one.clone(), changed(&|vm| vm.power = Power::Running)),
+            (one.clone(), changed(&|vm| vm.settings.processors = 4)),
+            (one.clone(), changed(&|vm| vm.settings.nics.clear())),
+            (one.clone(), changed(&|vm| vm.settings.drives.clear())),
+            (one.clone(), changed(&|vm| vm.name = "other".to_owned())),
+            (one.clone(), with_job(&one, 1, JobState::Running)),
+            (with_job(&one, 1, JobState::Running), with_job(&one, 100, JobState::Completed)),
+            (one.clone(), with_snapshot()),
+            (with_snapshot(), moved),
+            (one.clone(), larger),
+            (empty, one.clone()),
+        ];
+        let classes: BTreeSet<&'static str> = followed().collect();
+        for (before, after) in steps.into_iter().flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]) {
+            let looked_at = concerned(&before, &after, &classes);
+            let (before, after) = (view(before), view(after));
+            let objects = |state: &Arc<State>| classes.iter().flat_map(|class| find::objects(state, class)).collect();
+            let all: [Vec<Object>; 2] = [objects(&before.state), objects(&after.state)];
+            for object in all.into_iter().flatten() {
+                let shows = event_of(&before, &after, object).is_some();
+                assert!(!shows || looked_at.contains(&object), "{object:?}");
+            }
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::view::View;
 const AMBIGUOUS_LOOKS: usize = 10_000;
 
 /// Classes with instances that are no associations, in the order of [`objects`]; devices, [`part::CLASSES`], follow.
-const CLASSES: [&str; 17] = [
+pub const CLASSES: [&str; 17] = [
     "Msvm_ComputerSystem",
     "Msvm_VirtualSystemSettingData",
     "Msvm_VirtualSystemSnapshotService",

@@ -417,7 +417,7 @@ fn subscriptions_that_are_refused() {
         "wsman:Filter",
         "wsman:Nothing",
         expect![
-            "w:SchemaValidationError | 2150858817 |  | the XML document is malformed at byte 1201: ill-formed document: expected `</wsman:Nothing>`, but `</wsman:Filter>` was found"
+            "n:CannotProcessFilter | 2150858831 |  | a subscription needs a filter: an event query in WQL that says what to follow"
         ],
     );
     check(
