@@ -14,10 +14,9 @@ use std::time::Duration;
 
 use cim::op::{Events, Row};
 use hyperv::{Host, Namespaces, Role, Subscription, View};
+use tokio::sync::watch;
 use wsman::Progress;
 use wsman::server::{HttpReply, Pull, Server};
-
-use tokio::sync::watch;
 
 use crate::pump::Handle;
 
@@ -83,15 +82,10 @@ impl Events for Live {
 }
 
 /// What those who wait are told beside what the pump publishes. Clones tell the same.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Bell(watch::Sender<bool>);
 
 impl Bell {
-    /// A bell that nobody has rung.
-    pub fn new() -> Self {
-        Self(watch::Sender::new(false))
-    }
-
     /// A subscription has ended.
     pub fn ring(&self) {
         self.0.send_modify(|_| {});

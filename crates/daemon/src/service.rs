@@ -58,7 +58,7 @@ impl Service {
             present: Present::new(host, pump.clone()),
             pump,
             executor,
-            bell: Bell::new(),
+            bell: Bell::default(),
             started: Instant::now(),
         }))
     }

@@ -80,13 +80,9 @@ fn the_whole_course_on_the_wire() {
     for (request, number) in [
         ("openwsman-subscribe", None),
         ("virsh-pull", Some(1)),
-        ("virsh-pull", None),
         ("openwsman-renew", None),
         ("get-status", None),
         ("openwsman-unsubscribe", None),
-        ("openwsman-unsubscribe", None),
-        ("openwsman-renew", None),
-        ("virsh-pull", None),
     ] {
         number.iter().for_each(|number| lab.toy.happen(*number, 1));
         lab.now += seconds(1);
@@ -132,24 +128,6 @@ fn the_whole_course_on_the_wire() {
             </p:Toy_Event>
           </n:Items>
         </n:PullResponse>
-        == virsh-pull
-        500
-        <s:Fault>
-          <s:Code>
-            <s:Value>s:Receiver</s:Value>
-            <s:Subcode>
-              <s:Value>w:TimedOut</s:Value>
-            </s:Subcode>
-          </s:Code>
-          <s:Reason>
-            <s:Text xml:lang="en-US">no event happened in this time; pull again</s:Text>
-          </s:Reason>
-          <s:Detail>
-            <f:WSManFault Code="2150858793" Machine="TOYHOST">
-              <f:Message>no event happened in this time; pull again</f:Message>
-            </f:WSManFault>
-          </s:Detail>
-        </s:Fault>
         == openwsman-renew
         200
         <e:RenewResponse>
@@ -162,60 +140,6 @@ fn the_whole_course_on_the_wire() {
         </e:GetStatusResponse>
         == openwsman-unsubscribe
         200
-        == openwsman-unsubscribe
-        500
-        <s:Fault>
-          <s:Code>
-            <s:Value>s:Sender</s:Value>
-            <s:Subcode>
-              <s:Value>e:InvalidMessage</s:Value>
-            </s:Subcode>
-          </s:Code>
-          <s:Reason>
-            <s:Text xml:lang="en-US">the header names no subscription (e:Identifier), or one that is unknown or has ended</s:Text>
-          </s:Reason>
-          <s:Detail>
-            <f:WSManFault Code="2150858789" Machine="TOYHOST">
-              <f:Message>the header names no subscription (e:Identifier), or one that is unknown or has ended</f:Message>
-            </f:WSManFault>
-          </s:Detail>
-        </s:Fault>
-        == openwsman-renew
-        500
-        <s:Fault>
-          <s:Code>
-            <s:Value>s:Receiver</s:Value>
-            <s:Subcode>
-              <s:Value>e:UnableToRenew</s:Value>
-            </s:Subcode>
-          </s:Code>
-          <s:Reason>
-            <s:Text xml:lang="en-US">the header names no subscription (e:Identifier), or one that is unknown or has ended</s:Text>
-          </s:Reason>
-          <s:Detail>
-            <f:WSManFault Code="2150858788" Machine="TOYHOST">
-              <f:Message>the header names no subscription (e:Identifier), or one that is unknown or has ended</f:Message>
-            </f:WSManFault>
-          </s:Detail>
-        </s:Fault>
-        == virsh-pull
-        500
-        <s:Fault>
-          <s:Code>
-            <s:Value>s:Sender</s:Value>
-            <s:Subcode>
-              <s:Value>n:InvalidEnumerationContext</s:Value>
-            </s:Subcode>
-          </s:Code>
-          <s:Reason>
-            <s:Text xml:lang="en-US">the enumeration is unknown, finished or expired; enumerate again</s:Text>
-          </s:Reason>
-          <s:Detail>
-            <f:WSManFault Code="2150858779" Machine="TOYHOST">
-              <f:Message>the enumeration is unknown, finished or expired; enumerate again</f:Message>
-            </f:WSManFault>
-          </s:Detail>
-        </s:Fault>
     "#]].assert_eq(&course);
 }
 
@@ -359,87 +283,93 @@ fn promises_are_counted() {
     subscribe(&mut lab);
 }
 
+/// Subscribes with the first piece of text replaced by the second: code, number, detail and reason of the fault.
+fn refused(from: &str, to: &str, expected: Expect) {
+    let body = corpus("openwsman-subscribe");
+    assert!(body.contains(from), "{from}");
+    let (_, reply) = Lab::new().exchange("", body.replace(from, to).as_bytes());
+    let root = xml::parse(std::str::from_utf8(&reply.body).unwrap()).unwrap();
+    let text = |name: &str| find(&root, name).map(Element::deep_text).unwrap_or_default();
+    let code = find(&root, "WSManFault").and_then(|fault| fault.attribute("", "Code")).unwrap_or_default();
+    let detail = text("SupportedDeliveryMode") + &text("FaultDetail");
+    expected.assert_eq(&[&text("Subcode"), code, &detail, &text("Reason")].join(" | "));
+}
+
 #[test]
 fn subscriptions_that_are_refused() {
-    fn check(from: &str, to: &str, expected: Expect) {
-        let body = corpus("openwsman-subscribe");
-        assert!(body.contains(from), "{from}");
-        let (_, reply) = Lab::new().exchange("", body.replace(from, to).as_bytes());
-        let root = xml::parse(std::str::from_utf8(&reply.body).unwrap()).unwrap();
-        let text = |name: &str| find(&root, name).map(Element::deep_text).unwrap_or_default();
-        let code = find(&root, "WSManFault").and_then(|fault| fault.attribute("", "Code")).unwrap_or_default();
-        let detail = text("SupportedDeliveryMode") + &text("FaultDetail");
-        expected.assert_eq(&[&text("Subcode"), code, &detail, &text("Reason")].join(" | "));
-    }
     let pull = "http://schemas.dmtf.org/wbem/wsman/1/wsman/Pull";
-    check(pull, "http://schemas.dmtf.org/wbem/wsman/1/Pull", expect![" |  |  | "]);
-    check(
+    refused(pull, "http://schemas.dmtf.org/wbem/wsman/1/Pull", expect![" |  |  | "]);
+    refused(
         pull,
         "http://schemas.xmlsoap.org/ws/2004/08/eventing/DeliveryModes/Push",
         expect![[
             r#"e:DeliveryModeRequestedUnavailable | 2150858782 | http://schemas.dmtf.org/wbem/wsman/1/wsman/Pull | delivery mode "http://schemas.xmlsoap.org/ws/2004/08/eventing/DeliveryModes/Push" is not supported; use http://schemas.dmtf.org/wbem/wsman/1/wsman/Pull"#
         ]],
     );
-    check(
+    refused(
         &format!(" Mode=\"{pull}\""),
         "",
         expect![[
             r#"e:DeliveryModeRequestedUnavailable | 2150858782 | http://schemas.dmtf.org/wbem/wsman/1/wsman/Pull | delivery mode "" is not supported; use http://schemas.dmtf.org/wbem/wsman/1/wsman/Pull"#
         ]],
     );
-    check(
+    refused(
         "PT300.000000S",
         "PT0S",
         expect!["e:InvalidExpirationTime | 2150858783 |  | a subscription cannot expire at once"],
     );
-    check(
+    refused(
         "PT300.000000S",
         "2030-01-01T00:00:00Z",
         expect![[
             r#"e:UnsupportedExpirationType | 2150858784 |  | Expires "2030-01-01T00:00:00Z" is not a duration such as PT600S; points in time are not supported"#
         ]],
     );
-    check(
+    refused(
         "<wsman:Filter",
         "<wsman:SendBookmarks/><wsman:Filter",
         expect![
             "w:UnsupportedFeature | 2150858818 | http://schemas.dmtf.org/wbem/wsman/1/wsman/faultDetail/Bookmarks | SendBookmarks is not supported: past events are not kept"
         ],
     );
-    check(
+}
+
+#[test]
+fn filters_that_are_refused() {
+    refused(
         "Dialect=\"http://schemas.microsoft.com/wbem/wsman/1/WQL\"",
         "Dialect=\"x\"",
         expect![[
             r#"e:FilteringRequestedUnavailable | 2150858786 |  | filter dialect "x" is not supported for events; use WQL, http://schemas.microsoft.com/wbem/wsman/1/WQL"#
         ]],
     );
-    check(
+    refused(
         "wsman:Filter",
         "wsman:Nothing",
         expect![
             "n:CannotProcessFilter | 2150858831 |  | a subscription needs a filter: an event query in WQL that says what to follow"
         ],
     );
-    check(
+    refused(
         "select * from Toy_Event",
         "associators of {Toy_Event.K='1'}",
         expect!["n:CannotProcessFilter | 2150858778 |  | an event query selects from a class of events"],
     );
-    check(
+    refused(
         "select * from Toy_Event",
         "select",
         expect![
             "n:CannotProcessFilter | 2150858778 |  | the query is wrong at byte 6: expected * or the name of a property"
         ],
     );
-    check(
+    refused(
         "select * from Toy_Event",
         "select * from Toy_Cat",
         expect![
             "a:DestinationUnreachable | 2150858752 | http://schemas.dmtf.org/wbem/wsman/1/wsman/faultDetail/ResourceNotFound | there is no class Toy_Cat in this namespace"
         ],
     );
-    check(
+    refused(
         "root/virtualization/v2/*",
         "root/other/*",
         expect![[
