@@ -137,6 +137,24 @@ pub enum Vm {
         /// Name or GUID of the machine
         vm: String,
     },
+    /// Type a text on the machine's keyboard, which has a US layout
+    Type {
+        /// Name or GUID of the machine
+        vm: String,
+        /// What to type
+        text: String,
+        /// Press enter afterwards
+        #[arg(long)]
+        enter: bool,
+    },
+    /// Press keys of the machine's keyboard
+    Keys {
+        /// Name or GUID of the machine
+        vm: String,
+        /// Keys one after the other, such as enter, f2 or ctrl-alt-del
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+    },
     /// Show what is on the machine's screen
     Screenshot {
         /// Name or GUID of the machine

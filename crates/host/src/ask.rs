@@ -12,14 +12,18 @@ use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use ledger::question::{Answer, Question, Screen, Size};
 use qemu::screen::Picture;
+use tokio::time::Instant;
 
 use crate::executor::{Bench, Executor};
 use crate::fault;
 use crate::machines::Running;
-use crate::screen;
+use crate::{keyboard, screen};
 
 /// Questions that one machine has at a time. Answers take some milliseconds, so more than that are not patient people.
 pub(crate) const QUESTIONS_MAX: usize = 8;
+
+/// How much longer than its patience a caller waits, so that an answer can say itself how far it came.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 impl Executor {
     /// Asks, and waits no longer than `patience`. Asking begins with the call, so that several questions can be under way.
@@ -32,9 +36,10 @@ impl Executor {
         patience: Duration,
     ) -> impl Future<Output = Result<Answer, Failure>> + Send + use<> {
         // In a task of its own: what has begun with the emulator is brought to its end even if nobody waits for it.
-        let asking = tokio::spawn(answer(self.bench(), question));
+        let deadline = Instant::now() + patience;
+        let asking = tokio::spawn(answer(self.bench(), question, deadline));
         async move {
-            match tokio::time::timeout(patience, asking).await {
+            match tokio::time::timeout_at(deadline + LAST_WORDS, asking).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) => Err(fault::task(&error)),
                 Err(_) => Err(Failure::new(Kind::InUse, "the machine is busy and did not answer in time")
@@ -44,7 +49,7 @@ impl Executor {
     }
 }
 
-async fn answer(bench: Arc<Bench>, question: Question) -> Result<Answer, Failure> {
+async fn answer(bench: Arc<Bench>, question: Question, deadline: Instant) -> Result<Answer, Failure> {
     match question {
         Question::Screen { screen: Screen::Live(vm), size } => {
             let running = reach(&bench, vm).await?;
@@ -55,6 +60,12 @@ async fn answer(bench: Arc<Bench>, question: Question) -> Result<Answer, Failure
         Question::Screen { screen: Screen::Kept(directory), size } => {
             blocking(move || picture_of(&screen::kept(&directory)?, size)).await
         }
+        Question::Type { vm, strokes } => {
+            let running = reach(&bench, vm).await?;
+            let _place = place(&running)?;
+            keyboard::type_keys(&running, strokes, deadline).await.map(|()| Answer::Done)
+        }
+        Question::IsPressed { vm, key } => Ok(Answer::Pressed(reach(&bench, vm).await?.pressed.contains(key))),
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```text
 //!   effects ──▶ executor ──┬─▶ launch, moment, merge, control ──▶ drive ──▶ qmp_socket ──▶ QEMU
 //!                   ▲      ├─▶ disk, inspect, manifest ────────────▶ files
-//!   questions ──────│──────├─▶ ask ─▶ screen ─▶ QEMU, files
+//!   questions ──────│──────├─▶ ask ─▶ screen, keyboard ─▶ QEMU, files
 //!   outcomes ◀──────┘      └─▶ machines (live connections) ──▶ process, identity
 //! ```
 //!
@@ -34,6 +34,7 @@ mod file_storage;
 mod hands;
 mod image_lock;
 mod inspect;
+mod keyboard;
 mod launch;
 mod manifest;
 mod merge;

@@ -26,6 +26,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::ask::QUESTIONS_MAX;
+use crate::keyboard::Pressed;
 use crate::layout::Layout;
 use crate::process::{Gone, Process};
 use crate::qmp_socket::{Monitor, MonitorError};
@@ -57,6 +58,8 @@ pub struct Running {
     pub build: Build,
     /// Places for those who ask it something, see [`Executor::ask`](crate::executor::Executor::ask).
     pub(crate) questions: tokio::sync::Semaphore,
+    /// Keys that are down.
+    pub(crate) pressed: Pressed,
     /// Its end is our doing.
     ending: AtomicBool,
 }
@@ -90,7 +93,7 @@ impl Running {
     /// A machine at the end of its launch.
     pub fn new(vm: VmId, process: Process, monitor: Monitor, build: Build) -> Self {
         let questions = tokio::sync::Semaphore::new(QUESTIONS_MAX);
-        Self { vm, process, monitor, build, questions, ending: AtomicBool::new(false) }
+        Self { vm, process, monitor, build, questions, pressed: Pressed::default(), ending: AtomicBool::new(false) }
     }
 
     /// Asks QEMU what the guest does.

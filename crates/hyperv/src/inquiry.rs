@@ -19,6 +19,10 @@ pub struct Inquiry {
 enum Meaning {
     /// `ImageData`: the only answer is its pixels.
     ImageData,
+    /// `keyState`: whether a key is down.
+    KeyState,
+    /// Nothing but that it is done.
+    Typed,
     /// `SummaryInformation`: pictures that belong into some of the summaries, in the order of the questions.
     Summaries { summaries: Vec<Instance>, pictures: Vec<Thumbnail> },
 }
@@ -40,6 +44,16 @@ impl Inquiry {
         Self { questions: vec![question], meaning: Meaning::ImageData }
     }
 
+    /// Whether a key is down, as `IsKeyPressed` says it.
+    pub(crate) fn key_state(question: Question) -> Self {
+        Self { questions: vec![question], meaning: Meaning::KeyState }
+    }
+
+    /// Keys to be typed.
+    pub(crate) fn typed(question: Question) -> Self {
+        Self { questions: vec![question], meaning: Meaning::Typed }
+    }
+
     /// Pictures for summaries; each question with the place of its answer.
     pub(crate) fn summaries(summaries: Vec<Instance>, asked: Vec<(Question, Thumbnail)>) -> Self {
         let (questions, pictures) = asked.into_iter().unzip();
@@ -49,12 +63,11 @@ impl Inquiry {
     /// The outcome, from one answer for each question, in their order.
     pub fn finish(self, answers: Vec<Result<Answer, Failure>>) -> Outcome {
         match self.meaning {
-            Meaning::ImageData => match answers.into_iter().next() {
-                Some(Ok(Answer::Picture(pixels))) => {
-                    Outcome::done(vec![("ImageData".to_owned(), Some(Value::Octets(pixels)))])
-                }
+            Meaning::ImageData => one("ImageData", answers),
+            Meaning::KeyState => one("keyState", answers),
+            Meaning::Typed => match answers.into_iter().next() {
                 Some(Err(failure)) => Outcome::refused(failure),
-                None => Outcome::done(Vec::new()),
+                _ => Outcome::done(Vec::new()),
             },
             Meaning::Summaries { mut summaries, pictures } => {
                 for (Thumbnail { summary, width, height }, answer) in pictures.into_iter().zip(answers) {
@@ -72,4 +85,15 @@ impl Inquiry {
             }
         }
     }
+}
+
+/// The outcome of a call with one output, which is the only answer.
+fn one(output: &str, answers: Vec<Result<Answer, Failure>>) -> Outcome {
+    let value = match answers.into_iter().next() {
+        Some(Ok(Answer::Picture(pixels))) => Some(Value::Octets(pixels)),
+        Some(Ok(Answer::Pressed(pressed))) => Some(Value::Bool(pressed)),
+        Some(Ok(Answer::Done)) | None => None,
+        Some(Err(failure)) => return Outcome::refused(failure),
+    };
+    Outcome::done(vec![(output.to_owned(), value)])
 }

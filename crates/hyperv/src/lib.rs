@@ -25,6 +25,7 @@ pub mod codes;
 pub mod events;
 pub mod inquiry;
 pub mod invoke;
+mod keys;
 pub mod object;
 pub mod read;
 pub mod role;

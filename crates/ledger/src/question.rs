@@ -18,6 +18,33 @@ pub enum Question {
         /// How large the answer is to be; the picture is stretched to it.
         size: Size,
     },
+    /// Type these keys. Answered by [`Answer::Done`] when the last one has been sent.
+    Type {
+        /// Into which machine.
+        vm: VmId,
+        /// One after the other, with a moment between them.
+        strokes: Vec<Stroke>,
+    },
+    /// Is this key down, as far as we pressed it? Answered by [`Answer::Pressed`].
+    IsPressed {
+        /// Of which machine.
+        vm: VmId,
+        /// Which key.
+        key: Key,
+    },
+}
+
+/// A key by its place on a PC keyboard: its code of scan code set 1, with bit 7 set if the code has the prefix e0h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub u8);
+
+/// Something that happens to keys at once, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stroke {
+    /// They go down.
+    Press(Vec<Key>),
+    /// They come up.
+    Release(Vec<Key>),
 }
 
 /// The answer to a question.
@@ -26,6 +53,10 @@ pub enum Answer {
     /// Two bytes for each pixel, little endian, with five bits of red at the top, six of green and five of blue; rows from
     /// top to bottom.
     Picture(Vec<u8>),
+    /// It is done.
+    Done,
+    /// Whether the key is down.
+    Pressed(bool),
 }
 
 /// A screen to look at.

@@ -4,6 +4,7 @@ pub mod console;
 pub mod create;
 pub mod generate;
 pub mod job;
+pub mod keyboard;
 pub mod screen;
 pub mod snapshot;
 pub mod vm;

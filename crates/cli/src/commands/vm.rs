@@ -7,7 +7,7 @@ use serde_json::json;
 use super::create::{instance, kind_number};
 use super::job::{finish, settle, text};
 use super::lookup::{self, management_service, vm_target, zone};
-use super::{console, create, screen};
+use super::{console, create, keyboard, screen};
 use crate::args::{self, VmDelete, VmSet, Wait};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Role, Settings, Vm, instance_id};
@@ -41,6 +41,8 @@ pub fn run(session: &mut Session, command: args::Vm) -> Result<Output> {
         args::Vm::Save(action) => request(session, &action, SAVE, "is saved"),
         args::Vm::Reset(action) => request(session, &action, RESET, "was reset"),
         args::Vm::Shutdown(action) => request(session, &action, SHUT_DOWN, "has shut down"),
+        args::Vm::Type { vm, text, enter } => keyboard::type_text(session, &vm, &text, enter),
+        args::Vm::Keys { vm, keys } => keyboard::press(session, &vm, &keys),
         args::Vm::Screenshot { vm, screenshot } => {
             let vm = lookup::vm(session, &vm)?;
             screen::run(session, &vm.id, &vm.name, &screenshot)

@@ -90,6 +90,11 @@ impl Call<'_> {
         elements.iter().filter_map(Value::as_object).collect()
     }
 
+    /// A text; `None` if it is NULL.
+    pub fn text(&self, parameter: &str) -> Option<&str> {
+        self.arguments.get(parameter).and_then(Value::as_str)
+    }
+
     /// A number; `None` if it is NULL.
     pub fn number(&self, parameter: &str) -> Option<u64> {
         self.arguments.get(parameter).and_then(Value::as_u64)

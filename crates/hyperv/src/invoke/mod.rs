@@ -9,6 +9,7 @@ mod changes;
 mod completion;
 mod computer_system;
 mod job;
+mod keyboard;
 mod management_service;
 mod resources;
 mod screen;
@@ -97,6 +98,7 @@ pub fn invoke(
         Object::SnapshotService => snapshot_service::invoke(&call),
         Object::ManagementService => management_service::invoke(&call),
         Object::Host | Object::Vm(_) => computer_system::invoke(&call),
+        Object::Part(vm, Part::Keyboard) => keyboard::invoke(&call, vm),
         Object::Part(vm, Part::Shutdown) => computer_system::invoke_shutdown(&call, vm),
         Object::Job(job) => job::invoke(&call, job),
         Object::Settings(_)

@@ -1,5 +1,6 @@
 //! Method calls: what they ask of the ledger, what they refuse, and what they answer.
 
+mod keyboard;
 mod management;
 mod outside;
 mod screen;

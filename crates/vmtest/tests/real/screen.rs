@@ -9,8 +9,9 @@ use std::path::PathBuf;
 
 use vmtest::service::{BOOT, Service};
 
-/// Says `R` on the serial port, then for each key: reads it (BIOS call 16h), writes it to the screen (10h) and to the port.
-const ECHO: [u8; 22] = [
+/// Hides the cursor, which would blink in pictures; says `R` on the serial port, then for each key: reads it (BIOS call 16h), writes it to the screen (10h) and to the port.
+const ECHO: [u8; 29] = [
+    0xb4, 0x01, 0xb9, 0x00, 0x20, 0xcd, 0x10, // mov ah, 1; mov cx, 2000h; int 10h
     0xba, 0xf8, 0x03, 0xb0, b'R', 0xee, // mov dx, 3f8h; mov al, 'R'; out dx, al
     0x30, 0xe4, 0xcd, 0x16, // again: xor ah, ah; int 16h
     0xb4, 0x0e, 0x31, 0xdb, 0xcd, 0x10, // mov ah, 0eh; xor bx, bx; int 10h
@@ -59,6 +60,14 @@ impl Echo {
         }
     }
 
+    /// Reads what the guest says next, which must be this.
+    #[track_caller]
+    pub fn hears_exactly(&mut self, expected: &str) {
+        let mut said = vec![0; expected.len()];
+        self.console.read_exact(&mut said).unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), expected);
+    }
+
     /// The picture that a screenshot command writes.
     pub fn picture(&self, command: &str) -> Vec<u8> {
         let file = self.file();
@@ -90,8 +99,7 @@ fn a_screen_is_seen_kept_and_refused_when_there_is_none() {
     echo.ok("snapshot create e shot");
     echo.ok("snapshot create e disks --disk-only");
     echo.ok("vm stop e");
-    // The cursor blinks, so two pictures of one screen need not be the same.
-    assert!(echo.picture("snapshot screenshot shot").len().abs_diff(live.len()) < 100);
+    assert_eq!(echo.picture("snapshot screenshot shot"), live);
     let refused = |line: &str, words: &str| {
         let finished = echo.service.run(&super::words(line)).unwrap();
         assert!(finished.status.code() == Some(4) && finished.stderr.contains(words), "{finished:?}");
@@ -99,5 +107,33 @@ fn a_screen_is_seen_kept_and_refused_when_there_is_none() {
     refused("vm screenshot e x.png", "'e' is off, so there is no screen");
     refused("snapshot screenshot disks x.png", "snapshot 'disks' has no memory");
     echo.ok("snapshot apply shot");
-    assert!(echo.picture("vm screenshot e").len().abs_diff(live.len()) < 100);
+    assert_eq!(echo.picture("vm screenshot e"), live);
+}
+
+#[test]
+fn what_is_typed_arrives_and_changes_the_screen() {
+    let mut echo = Echo::boot();
+    echo.ok("vm type e before");
+    echo.hears("before");
+    let before = echo.picture("vm screenshot e");
+    echo.ok("snapshot create e typed");
+    echo.service.ok(&["vm", "type", "e", "It's ~ \"{100%}\" <OK>", "--enter"]).unwrap();
+    echo.hears("It's ~ \"{100%}\" <OK>\r");
+    echo.ok("vm keys e x shift-y esc");
+    echo.hears("xY\x1b");
+    let after = echo.picture("vm screenshot e");
+    assert_ne!(before, after);
+    assert_eq!(echo.picture("snapshot screenshot typed"), before, "the snapshot's screen is of its moment");
+
+    let paused = |echo: &Echo| echo.service.run(&super::words("vm type e lost")).unwrap();
+    echo.ok("vm pause e");
+    assert!(paused(&echo).stderr.contains("'e' is paused, so there is nobody to type for"));
+    echo.ok("vm resume e");
+    // Each of these waits for the capture's pause to be over, so none is lost.
+    std::thread::scope(|scope| {
+        let taking = scope.spawn(|| echo.service.ok(&["snapshot", "create", "e", "meanwhile"]).unwrap());
+        echo.ok(&format!("vm type e {}", "abcdefghij".repeat(10)));
+        taking.join().unwrap();
+    });
+    echo.hears_exactly(&"abcdefghij".repeat(10));
 }
