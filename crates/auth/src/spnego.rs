@@ -124,7 +124,7 @@ impl Context for Acceptor {
                 .map(|accepted| (State::Over, established(accepted, None))),
             State::Chosen(mechanisms) => read_response(token)
                 .map_err(Refusal::from)
-                .and_then(|response| self.challenge(mechanisms, response.token.unwrap_or_default(), around)),
+                .and_then(|response| self.challenge(mechanisms, response.token.unwrap_or_default(), None, around)),
             State::Wrapped(mechanisms, challenged) => self.last(&mechanisms, challenged, token, around),
             State::Over => Err(Reason::Malformed("the conversation is over").into()),
         };
@@ -165,9 +165,10 @@ impl Acceptor {
         match (ntlm, init.token) {
             (None, _) => Err(Reason::NotOffered("Kerberos").into()),
             // The first token is always of the first mechanism (RFC 4178 3.2).
-            (Some(0), Some(token)) => self.challenge(mechanisms(false), token, around),
+            (Some(0), Some(token)) => self.challenge(mechanisms(false), token, Some(NTLM), around),
             (Some(place), _) => {
-                let answer = write_response(Some(REQUEST_MIC), Some(NTLM), None, None);
+                let state = if place > 0 { REQUEST_MIC } else { INCOMPLETE };
+                let answer = write_response(Some(state), Some(NTLM), None, None);
                 Ok((State::Chosen(mechanisms(place > 0)), Step::Continue(answer)))
             }
         }
@@ -183,11 +184,10 @@ impl Acceptor {
         Some((State::Handed(context), step))
     }
 
-    fn challenge(&self, mechanisms: Mechanisms, token: &[u8], around: &Surroundings<'_>) -> Next {
+    /// Answers a NEGOTIATE message. Our first answer names the mechanism, no later one does (RFC 4178 4.2.2).
+    fn challenge(&self, mechanisms: Mechanisms, token: &[u8], named: Option<&[u8]>, around: &Surroundings<'_>) -> Next {
         let (challenged, challenge) = Challenged::new(token, &self.settings, around)?;
-        // The mechanism is named in our first answer only.
-        let mechanism = (!mechanisms.must_be_signed).then_some(NTLM);
-        let answer = write_response(Some(INCOMPLETE), mechanism, Some(&challenge), None);
+        let answer = write_response(Some(INCOMPLETE), named, Some(&challenge), None);
         Ok((State::Wrapped(mechanisms, challenged), Step::Continue(answer)))
     }
 

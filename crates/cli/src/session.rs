@@ -188,6 +188,10 @@ fn transport_error(error: HttpError) -> Error {
             Error::new(Kind::Unreachable, message)
                 .hint("the user who runs the daemon, root and members of the daemon's group may connect, nobody else")
         }
+        HttpError::Connect { source, .. } if source.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) => {
+            Error::new(Kind::Unreachable, message)
+                .hint("say whom to trust with --ca-file, or which certificate with --fingerprint")
+        }
         HttpError::Connect { .. } => Error::new(Kind::Unreachable, message)
             .hint("is the daemon running? start it with `snapvisor serve`, or say where it is with --url"),
         HttpError::Login { .. } => Error::new(Kind::Refused, message),

@@ -15,10 +15,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    StreamOwned,
-};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned};
 
 /// Where distributions keep the authorities they trust: Debian, Fedora, SUSE.
 const SYSTEM_AUTHORITIES: [&str; 3] =
@@ -122,10 +119,12 @@ impl ServerCertVerifier for Pinned {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if digest(&SHA256, certificate).as_ref() == self.fingerprint {
+        let found = digest(&SHA256, certificate);
+        if found.as_ref() == self.fingerprint {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(CertificateError::ApplicationVerificationFailure.into())
+        let found: Vec<String> = found.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+        Err(rustls::Error::General(format!("the server's certificate has another fingerprint, {}", found.join(":"))))
     }
 
     fn verify_tls12_signature(
