@@ -7,7 +7,8 @@
 //! that has established or refused is dropped; a new attempt needs a new one.
 
 use std::fmt;
-use std::net::IpAddr;
+// Addresses only; `core` has no sockets.
+use core::net::IpAddr;
 use std::time::Duration;
 
 use crate::users::Users;

@@ -10,7 +10,8 @@
 //! is full of locks nevertheless, whoever has no entry shares one more, and no lock is forgotten for it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+// Addresses only; `core` has no sockets.
+use core::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::context::Peer;

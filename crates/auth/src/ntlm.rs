@@ -13,12 +13,10 @@
 
 pub mod accept;
 pub mod initiate;
-#[cfg(test)]
-pub(crate) mod matrix;
 pub mod message;
 pub mod seal;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};

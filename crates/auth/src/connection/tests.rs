@@ -14,13 +14,22 @@ fn password(text: &str) -> Password {
     Password::new(text.to_owned())
 }
 
+/// A hash that costs next to nothing, for there are many here.
+fn hash(text: &str) -> Phc {
+    use argon2::password_hash::phc::PasswordHash;
+    use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
+    let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(64, 1, 1, None).unwrap());
+    let hash: PasswordHash = hasher.hash_password_with_salt(text.as_bytes(), &[1; 16]).unwrap();
+    Phc::parse(&hash.to_string()).unwrap()
+}
+
 fn users() -> Users {
     let mut users = Users::default();
     let secret = password("secret:ä");
     let user = |name: &str, role| User {
         name: name.to_owned(),
         role,
-        password: Phc::of(&secret, &[1; 16]).unwrap(),
+        password: hash("secret:ä"),
         nt_hash: Some(NtHash::of(&secret)),
         disabled: false,
     };
@@ -39,7 +48,7 @@ struct World {
 
 impl World {
     fn new(address: &str, tls: bool, change: impl FnOnce(&mut Policy)) -> Self {
-        let settings = crate::ntlm::matrix::settings();
+        let settings = crate::ntlm::tests::matrix::settings();
         let mut policy = Policy { basic: true, ntlm: true, kerberos: None, unencrypted: false, settings };
         change(&mut policy);
         let tls = tls.then(|| EndPoint(vec![1; 32]));
@@ -140,7 +149,7 @@ fn basic_is_remembered_until_something_changes() {
     }
     world.users.change("alice", |user| user.role = Role::Read).unwrap();
     assert_eq!(world.say(None, BodyKind::Plain), "serve alice read []");
-    world.users.change("alice", |user| user.password = Phc::of(&password("other"), &[2; 16]).unwrap()).unwrap();
+    world.users.change("alice", |user| user.password = hash("other")).unwrap();
     assert_eq!(world.say(Some(&header), BodyKind::Plain), WRONG);
     assert!(world.say(None, BodyKind::Plain).starts_with("401"), "a refusal ends what was before");
 }

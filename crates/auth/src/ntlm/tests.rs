@@ -1,5 +1,7 @@
 //! The published examples, and damaged messages.
 
+pub(crate) mod matrix;
+
 use super::accept::Challenged;
 use super::initiate::{Initiator, Login};
 use super::message::{Authenticate, Challenge, ClientChallenge, flag, read_negotiate};

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::context::{Identity, SealError};
-use crate::ntlm::matrix::{settings, users};
+use crate::ntlm::tests::matrix::{settings, users};
 use crate::secret::Password;
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);

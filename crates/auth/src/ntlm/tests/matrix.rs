@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use super::accept::{Accepted, Challenged};
-use super::initiate::{Initiator, Login};
-use super::message::{Authenticate, Challenge, ClientChallenge, MIC_PRESENT, attribute, flag, utf16, write_negotiate};
-use super::seal::{Session, Side};
-use super::{Key, channel_binding, hmac_md5, rc4_once, user_key};
 use crate::context::{EndPoint, Reason, Refusal, Seal, SealError, Surroundings, Wrapped};
+use crate::ntlm::accept::{Accepted, Challenged};
+use crate::ntlm::initiate::{Initiator, Login};
+use crate::ntlm::message::{
+    Authenticate, Challenge, ClientChallenge, MIC_PRESENT, attribute, flag, utf16, write_negotiate,
+};
+use crate::ntlm::seal::{Session, Side};
+use crate::ntlm::{Key, channel_binding, hmac_md5, rc4_once, user_key};
 use crate::secret::{NtHash, Password};
 use crate::spnego::Settings;
 use crate::users::Users;
@@ -209,7 +211,7 @@ fn whoever_does_not_is_not() {
 }
 
 fn blob_of_nobody() -> Vec<u8> {
-    ClientChallenge { time: super::message::file_time(NOW), challenge: [0; 8], pairs: Default::default() }.write()
+    ClientChallenge { time: crate::ntlm::message::file_time(NOW), challenge: [0; 8], pairs: Default::default() }.write()
 }
 
 /// Holds: WIRE-B5-4
