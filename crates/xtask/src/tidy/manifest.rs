@@ -18,7 +18,7 @@ const GRAPH: [(&str, &[&str]); 14] = [
     ("daemon", &["auth", "cim", "ledger", "qemu", "wsman", "hyperv", "host", "kerberos"]),
     ("cli", &["auth", "cim", "wsman"]),
     ("snapvisor", &["daemon", "cli"]),
-    ("vmtest", &["cim", "wsman"]),
+    ("vmtest", &["cim", "wsman", "ledger", "host"]),
     ("guest-agent", &[]),
     ("xtask", &[]),
 ];

@@ -44,13 +44,23 @@ pub fn accelerator() -> Accelerator {
     if capable && opens() { Accelerator::Kvm } else { Accelerator::Tcg }
 }
 
-/// A few lines for the head of the table.
-pub fn gather(accelerator: Accelerator, libvirt: &Result<Connection, String>) -> String {
+/// A few lines for the head of every table.
+pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let model = cpu_lines("model name").next().unwrap_or_else(|| "unknown processor".to_owned());
     let kernel = read("/proc/sys/kernel/osrelease");
     let load = read("/proc/loadavg");
     let load = load.split(' ').next().unwrap_or_default();
+    format!(
+        "processor    {model}, {cores} cores, {}\nkernel       {kernel}, load average {load} at the start\n\
+         file system  {}\n",
+        memory(),
+        file_system()
+    )
+}
+
+/// The same, and what concerns guests.
+pub fn gather(accelerator: Accelerator, libvirt: &Result<Connection, String>) -> String {
     let qemu = tool::run("qemu-system-x86_64", &["--version"]).unwrap_or_default();
     let qemu = qemu.lines().next().unwrap_or_default().trim_start_matches("QEMU emulator version ");
     let accelerator = match accelerator {
@@ -61,12 +71,7 @@ pub fn gather(accelerator: Accelerator, libvirt: &Result<Connection, String>) ->
         Ok(connection) => format!("{} at {}", connection.version, connection.uri),
         Err(reason) => format!("not measured: {reason}"),
     };
-    format!(
-        "processor    {model}, {cores} cores, {}\nkernel       {kernel}, load average {load} before the first guest\n\
-         QEMU         {qemu}, {accelerator}, one processor per guest\nfile system  {}\nlibvirt      {libvirt}\n",
-        memory(),
-        file_system()
-    )
+    format!("{}QEMU         {qemu}, {accelerator}, one processor per guest\nlibvirt      {libvirt}\n", machine())
 }
 
 fn memory() -> String {

@@ -16,6 +16,7 @@ mod samples;
 mod snapvisor;
 mod table;
 mod tool;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    if options.wire {
+        println!("{}", facts::machine());
+        return wire::run(options.rounds);
+    }
     let accelerator = facts::accelerator();
     let libvirt = if options.has(Who::Libvirt) { Connection::find() } else { Err("not asked for".to_owned()) };
     let facts = facts::gather(accelerator, &libvirt);

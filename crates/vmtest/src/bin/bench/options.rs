@@ -1,7 +1,7 @@
 //! The command line.
 
 /// Shown when the command line is not understood.
-pub const USAGE: &str = "usage: cargo xtask bench [--sizes MIB,MIB…] [--rounds N] [--only snapvisor,qemu,libvirt]";
+pub const USAGE: &str = "usage: cargo xtask bench [--sizes MIB,MIB…] [--rounds N] [--only snapvisor,qemu,libvirt]\n       cargo xtask bench --wire [--rounds N]";
 
 /// Sizes in MiB unless others are asked for.
 const SIZES: [u32; 3] = [512, 2048, 8192];
@@ -26,6 +26,8 @@ pub struct Options {
     pub sizes: Vec<u32>,
     /// How often everything is done.
     pub rounds: usize,
+    /// The service as a server of questions is measured, instead of snapshots of guests.
+    pub wire: bool,
     only: Vec<Who>,
 }
 
@@ -35,9 +37,14 @@ impl Options {
     /// # Errors
     /// What is wrong with them.
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut options = Self { sizes: SIZES.to_vec(), rounds: ROUNDS, only: Vec::new() };
-        for pair in arguments.chunks(2) {
-            let [name, value] = pair else { return Err(format!("{} needs a value", pair.concat())) };
+        let mut options = Self { sizes: SIZES.to_vec(), rounds: ROUNDS, wire: false, only: Vec::new() };
+        let mut words = arguments.iter();
+        while let Some(name) = words.next() {
+            if name == "--wire" {
+                options.wire = true;
+                continue;
+            }
+            let value = words.next().ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--sizes" => options.sizes = list(value, |size| size.parse().ok().filter(|mib| *mib >= 256))?,
                 "--rounds" => {
@@ -92,6 +99,7 @@ mod tests {
         check("--only xen", Err("\"xen\" is not what belongs here"));
         check("--rounds 0", Err("\"0\" is not what belongs here"));
         check("--sizes 64", Err("\"64\" is not what belongs here"));
+        check("--wire --rounds 3", Ok((&[512, 2048, 8192], 3, true)));
         check("--rounds", Err("--rounds needs a value"));
         check("--fast yes", Err("unknown option \"--fast\""));
     }
