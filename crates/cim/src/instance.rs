@@ -63,6 +63,19 @@ impl Instance {
         Ok(())
     }
 
+    /// The instance with a value for each property that is NULL and for which `value` has one; panics as [`Instance::with`] does.
+    #[must_use]
+    pub fn with_nulls_filled(mut self, value: impl Fn(&Property) -> Option<Value>) -> Self {
+        for (property, place) in self.class.properties().iter().zip(&mut self.values) {
+            if place.is_none() {
+                *place = value(property);
+                let fits = place.as_ref().is_none_or(|value| property.data_type.accepts(value));
+                assert!(fits, "our own code fills {}.{} wrongly: {place:?}", self.class.name, property.name);
+            }
+        }
+        self
+    }
+
     /// The class.
     pub fn class(&self) -> &Arc<Class> {
         &self.class

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::case::{self, NameIndex};
 use crate::class::{Class, Declaration};
-use crate::{case, limit};
+use crate::limit;
 
 /// The classes of one namespace, complete with inherited members. Built once at start and shared from then on.
 #[derive(Debug, Clone)]
@@ -12,8 +13,7 @@ pub struct Schema {
     namespace: String,
     /// In the order of declaration.
     classes: Vec<Arc<Class>>,
-    /// Positions in `classes` by folded name.
-    by_name: HashMap<String, usize>,
+    index: NameIndex,
     /// For each class the positions of itself and all classes below it.
     families: Vec<Vec<usize>>,
 }
@@ -72,7 +72,8 @@ impl Schema {
                 ancestor = superclasses[at];
             }
         }
-        Ok(Self { namespace: crate::path::normalized_namespace(namespace), classes, by_name, families })
+        let index = NameIndex::new(classes.iter().map(|class| class.name.as_str()));
+        Ok(Self { namespace: crate::path::normalized_namespace(namespace), classes, index, families })
     }
 
     /// The namespace with backslashes, such as `root\virtualization\v2`.
@@ -107,7 +108,7 @@ impl Schema {
     }
 
     fn position(&self, name: &str) -> Option<usize> {
-        self.by_name.get(&case::key(name)).copied()
+        self.index.find(name, |position| self.classes[position].name.as_str())
     }
 }
 

@@ -8,24 +8,28 @@
 //! One event at a time: decided, made durable on a thread that may block, then published, and only then effects begin
 //! and callers are answered. So a caller who has a reply finds what it speaks of in the state.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use host::executor::Executor;
 use ledger::driver::{Driver, Released, Step};
-use ledger::event::{Event, RequestId};
+use ledger::event::{Event, Observation, RequestId};
 use ledger::failure::{Failure, Kind};
+use ledger::id::VmId;
 use ledger::record::{RecordError, Store, StoreError};
 use ledger::request::{Reply, Request};
 use ledger::state::State;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::telemetry;
 
 /// Requests that wait while the store writes. More callers than that wait to be taken in.
 const REQUESTS_WAITING_MAX: usize = 64;
+/// Machines looked at at the same time at start; each takes two descriptors.
+const OBSERVED_AT_ONCE_MAX: usize = 64;
 /// How often finished jobs are looked through and facts recorded that could not be before.
 const TICK_SECONDS: u64 = 10;
 
@@ -124,9 +128,7 @@ impl<S: Store + 'static> Pump<S> {
             next_request: 0,
             state,
         };
-        for vm in pump.driver.to_observe() {
-            let found = pump.executor.observe(vm).await;
-            tracing::info!(%vm, ?found, "machine observed");
+        for (vm, found) in observe(&pump.executor, pump.driver.to_observe()).await {
             pump = pump.turn(Event::Observed { vm, found }).await;
         }
         Ok((pump, Handle { requests, state: readers }))
@@ -224,6 +226,30 @@ impl<S: Store + 'static> Pump<S> {
             self.executor.start(id, effect);
         }
     }
+}
+
+/// Looks at all machines, many at a time: one whose process does not answer must not hold up thousands that have none.
+async fn observe(executor: &Executor, vms: BTreeSet<VmId>) -> Vec<(VmId, Observation)> {
+    let total = vms.len();
+    let places = Arc::new(Semaphore::new(OBSERVED_AT_ONCE_MAX));
+    let mut looks = JoinSet::new();
+    for vm in vms {
+        let (executor, places) = (executor.clone(), Arc::clone(&places));
+        looks.spawn(async move {
+            // The semaphore is never closed.
+            let _place = places.acquire().await;
+            (vm, executor.observe(vm).await)
+        });
+    }
+    let mut observed = looks.join_all().await;
+    // The order in which machines answer is chance; the order in which the driver hears of them is not.
+    observed.sort_by_key(|(vm, _)| *vm);
+    let alive: Vec<_> = observed.iter().filter(|(_, found)| *found != Observation::NoProcess).collect();
+    for (vm, found) in &alive {
+        tracing::info!(%vm, ?found, "machine observed");
+    }
+    tracing::info!(machines = total, processes = alive.len(), "machines observed");
+    observed
 }
 
 #[cfg(test)]

@@ -37,8 +37,8 @@ mod pool;
 mod switch;
 mod world;
 
+use cim::Error;
 use cim::op::{Answer, Operation};
-use cim::{Error, Status};
 
 pub use events::Subscription;
 pub use inquiry::Inquiry;
@@ -67,9 +67,4 @@ pub fn answer(view: &View, operation: Operation) -> Result<Reaction, Error> {
         }
         Operation::Invoke { target, method, arguments } => invoke::invoke(view, &target, &method, arguments),
     }
-}
-
-/// An object that was there when its identity was found and is gone, or never was.
-pub(crate) fn gone(what: impl std::fmt::Display) -> Error {
-    Error::new(Status::NotFound, format!("{what} does not exist; it may have been removed a moment ago"))
 }

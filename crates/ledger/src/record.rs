@@ -140,7 +140,7 @@ pub enum RecordError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Envelope<T> {
     version: u32,
     #[serde(flatten)]
@@ -207,9 +207,8 @@ fn decode<E: for<'a> Deserialize<'a>>(record: &Stored) -> Result<E, RecordError>
     if version > FORMAT_VERSION {
         return Err(RecordError::TooNew { kind: record.kind.clone(), id: record.id.clone(), version });
     }
-    serde_json::from_str::<Envelope<E>>(&record.body)
-        .map(|envelope| envelope.entity)
-        .map_err(|error| damaged(record, error))
+    // The version is one more field of the same object, which the entity ignores.
+    serde_json::from_str(&record.body).map_err(|error| damaged(record, error))
 }
 
 fn damaged(record: &Stored, reason: impl ToString) -> RecordError {

@@ -10,6 +10,9 @@
 //! 4. A saved machine has memory; one with a process has none, unless it is being started from it or quits after saving it.
 //! 5. At most one unfinished job per machine.
 
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -101,12 +104,14 @@ impl State {
         self.vms.remove(&id);
     }
 
-    /// Changes a machine in place, if it exists.
+    /// Changes a machine in place, if it exists. One that stays as it was goes on sharing its entry with earlier states.
     pub fn update_vm(&mut self, id: VmId, change: impl FnOnce(&mut Vm)) {
-        if let Some(vm) = self.vms.get(&id) {
-            let mut vm = Vm::clone(vm);
+        if let Some(before) = self.vms.get(&id) {
+            let mut vm = Vm::clone(before);
             change(&mut vm);
-            self.put_vm(vm);
+            if vm != **before {
+                self.put_vm(vm);
+            }
         }
     }
 
@@ -126,6 +131,17 @@ impl State {
             change(&mut job);
             self.put_job(job);
         }
+    }
+
+    /// The machine that follows `after` in the order of ids; the first one after `None`. With its siblings below it is for readers that
+    /// walk through everything and keep nothing but their place.
+    pub fn next_vm(&self, after: Option<VmId>) -> Option<VmId> {
+        self.vms.range(behind(after)).next().map(|(id, _)| *id)
+    }
+
+    /// The job that follows.
+    pub fn next_job(&self, after: Option<JobId>) -> Option<JobId> {
+        self.jobs.range(behind(after)).next().map(|(id, _)| *id)
     }
 
     /// The unfinished job of a machine, if there is one.
@@ -188,61 +204,65 @@ impl State {
     }
 
     fn check_references(&self, broken: &mut Vec<String>) {
-        let mut missing = |what: &str, id: String, found: bool| {
+        let mut missing = |what: &str, id: &dyn fmt::Display, found: bool| {
             if !found {
                 broken.push(format!("{what} {id} does not exist"));
             }
         };
         for vm in self.vms.values() {
             for snapshot in [vm.parent, vm.last_applied].into_iter().flatten() {
-                missing("snapshot of machine", snapshot.to_string(), self.snapshots.contains_key(&snapshot));
+                missing("snapshot of machine", &snapshot, self.snapshots.contains_key(&snapshot));
             }
             if let Some(memory) = vm.saved {
-                missing("memory of machine", memory.to_string(), self.memories.contains_key(&memory));
+                missing("memory of machine", &memory, self.memories.contains_key(&memory));
             }
             for (_, layer) in vm.settings.layers() {
-                missing("layer of machine", layer.to_string(), self.layers.contains_key(&layer));
+                missing("layer of machine", &layer, self.layers.contains_key(&layer));
             }
         }
         for snapshot in self.snapshots.values() {
-            missing("machine of snapshot", snapshot.vm.to_string(), self.vms.contains_key(&snapshot.vm));
+            missing("machine of snapshot", &snapshot.vm, self.vms.contains_key(&snapshot.vm));
             if let Some(parent) = snapshot.parent {
-                missing("parent of snapshot", parent.to_string(), self.snapshots.contains_key(&parent));
-                missing("acyclic parent of", snapshot.id.to_string(), !self.descends_from(Some(parent), snapshot.id));
+                missing("parent of snapshot", &parent, self.snapshots.contains_key(&parent));
+                missing("acyclic parent of", &snapshot.id, !self.descends_from(Some(parent), snapshot.id));
             }
             if let Some(memory) = snapshot.memory {
-                missing("memory of snapshot", memory.to_string(), self.memories.contains_key(&memory));
+                missing("memory of snapshot", &memory, self.memories.contains_key(&memory));
             }
             for (_, layer) in snapshot.settings.layers() {
-                missing("layer of snapshot", layer.to_string(), self.layers.contains_key(&layer));
+                missing("layer of snapshot", &layer, self.layers.contains_key(&layer));
             }
         }
         for layer in self.layers.values() {
             if let Some(parent) = layer.parent {
-                missing("parent of layer", parent.to_string(), self.layers.contains_key(&parent));
+                missing("parent of layer", &parent, self.layers.contains_key(&parent));
             }
-            missing("end of the chain of", layer.id.to_string(), self.chain(layer.id).len() <= self.layers.len());
+            missing("end of the chain of", &layer.id, self.chain(layer.id).len() <= self.layers.len());
         }
     }
 
     fn check_layers(&self, broken: &mut Vec<String>) {
-        let frozen: OrdSet<LayerId> = self
+        let frozen: HashSet<LayerId> = self
             .snapshots
             .values()
             .flat_map(|snapshot| snapshot.settings.layers())
             .map(|(_, layer)| layer)
             .chain(self.layers.values().filter_map(|layer| layer.parent))
             .collect();
-        let mut active = OrdSet::new();
+        let mut active = HashSet::new();
         for vm in self.vms.values() {
             for (_, layer) in vm.settings.layers() {
                 if frozen.contains(&layer) {
                     broken.push(format!("active layer {layer} of {} is needed by something else", vm.id));
                 }
-                if active.insert(layer).is_some() {
+                if !active.insert(layer) {
                     broken.push(format!("layer {layer} is active twice"));
                 }
             }
         }
     }
+}
+
+fn behind<I>(after: Option<I>) -> (Bound<I>, Bound<I>) {
+    (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
 }

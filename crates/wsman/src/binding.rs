@@ -39,7 +39,9 @@ pub(crate) fn write_projection(w: &mut Writer, row: &Row, names: &[String], styl
         w.attribute("xmlns:cim", ns::WSCIM_COMMON);
         for name in names {
             match (row.instance.class().property(name), system_property(row, name)) {
-                (Some(property), _) => write_property(w, property, row.instance.get(name), "", namespace, style),
+                (Some(property), _) => {
+                    write_property(w, &property.name, property, row.instance.get(name), "", namespace, style)
+                }
                 (None, Some(text)) => w.leaf(name, &text),
                 // A row of another class of the family may lack a property; nothing is its honest value.
                 (None, None) => {}
@@ -57,7 +59,8 @@ pub(crate) fn write_fragment(w: &mut Writer, row: &Row, name: &str, text_only: b
             w.text(&row.instance.get(name).map(Value::to_string).unwrap_or_default());
         } else {
             declare(w, &style.class_uri(namespace, &row.instance.class().name));
-            write_property(w, property, row.instance.get(name), "p", namespace, style);
+            let element = format!("p:{}", property.name);
+            write_property(w, &element, property, row.instance.get(name), "p", namespace, style);
         }
     });
     true
@@ -101,26 +104,30 @@ fn declare(w: &mut Writer, uri: &str) {
 }
 
 fn write_properties(w: &mut Writer, instance: &Instance, prefix: &str, namespace: &str, style: Style) {
+    // One buffer for the names of all elements: there are a hundred in an instance, and thousands of instances in a page.
+    let mut element = format!("{prefix}:");
     for (property, value) in instance.properties() {
-        write_property(w, property, value, prefix, namespace, style);
+        element.truncate(prefix.len() + 1);
+        element.push_str(&property.name);
+        write_property(w, &element, property, value, prefix, namespace, style);
     }
 }
 
 fn write_property(
     w: &mut Writer,
+    element: &str,
     property: &Property,
     value: Option<&Value>,
     prefix: &str,
     namespace: &str,
     style: Style,
 ) {
-    let element = if prefix.is_empty() { property.name.clone() } else { format!("{prefix}:{}", property.name) };
     match value {
         None if property.data_type.is_array => {}
-        None => w.element(&element, |w| w.attribute("xsi:nil", "true")),
+        None => w.element(element, |w| w.attribute("xsi:nil", "true")),
         // Declared as a string, an embedded instance is a string; declared as an object, it is an element.
-        Some(value) if property.data_type.cim_type == CimType::String => write_texts(w, &element, value),
-        Some(value) => write_values(w, &element, value, prefix, namespace, style),
+        Some(value) if property.data_type.cim_type == CimType::String => write_texts(w, element, value),
+        Some(value) => write_values(w, element, value, prefix, namespace, style),
     }
 }
 
@@ -128,6 +135,7 @@ fn write_texts(w: &mut Writer, element: &str, value: &Value) {
     match value {
         Value::Array(elements) => elements.iter().for_each(|one| write_texts(w, element, one)),
         Value::Object(instance) => w.leaf(element, &cim::embedded::to_cim_xml(instance)),
+        Value::String(text) => w.leaf(element, text),
         scalar => w.leaf(element, &scalar.to_string()),
     }
 }

@@ -8,6 +8,9 @@ use crate::ns;
 use cim::xml::{Element, Node, Writer};
 use std::fmt::Write as _;
 
+/// Room for an envelope with one instance, the usual one; larger ones grow.
+const USUAL_BYTES: usize = 8 << 10;
+
 /// The parts of an envelope.
 #[derive(Debug)]
 pub(crate) struct Envelope {
@@ -60,7 +63,7 @@ pub(crate) fn says_yes(value: Option<&str>) -> bool {
 
 /// Writes an envelope around the header blocks and the body that the closures write.
 pub(crate) fn write(header: impl FnOnce(&mut Writer), body: impl FnOnce(&mut Writer)) -> String {
-    let mut w = Writer::new();
+    let mut w = Writer::with_capacity(USUAL_BYTES);
     w.element("s:Envelope", |w| {
         w.attribute("xml:lang", "en-US");
         w.attribute("xmlns:s", ns::SOAP);

@@ -1,5 +1,6 @@
 //! From text to a tree.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use quick_xml::XmlVersion;
@@ -116,14 +117,14 @@ impl Builder {
         };
         let mut attributes: Vec<Attribute> = Vec::new();
         for (qname, value) in raw.into_iter().filter(|(qname, _)| declared_prefix(qname).is_none()) {
-            let (namespace, name) = match split(&qname) {
+            let (namespace, name) = match split(qname) {
                 ("", name) => (self.intern(""), name),
                 (prefix, name) => (self.bound(&scope, prefix)?, name),
             };
             if attributes.iter().any(|a| a.name == name && a.namespace == namespace) {
                 return Err(XmlError::Malformed { at, reason: format!("attribute {qname} is given twice") });
             }
-            attributes.push(Attribute { namespace, name: name.to_owned(), value });
+            attributes.push(Attribute { namespace, name: name.to_owned(), value: value.into_owned() });
         }
         self.open.push(Element { namespace, name: name.to_owned(), attributes, children: Vec::new(), scope });
         Ok(())
@@ -164,7 +165,7 @@ impl Builder {
     }
 
     /// The scope of an element with these attributes: a new one only if it declares something.
-    fn scope(&mut self, raw: &[(String, String)]) -> Arc<Scope> {
+    fn scope(&mut self, raw: &[(&str, Cow<'_, str>)]) -> Arc<Scope> {
         let outer = self.open.last().map(|element| Arc::clone(&element.scope));
         let mut declared: Vec<(String, Arc<str>)> = Vec::new();
         for (qname, value) in raw {
@@ -200,7 +201,7 @@ impl Builder {
 }
 
 /// The attributes as written, with values decoded.
-fn raw_attributes(start: &BytesStart<'_>, at: u64) -> Result<Vec<(String, String)>, XmlError> {
+fn raw_attributes<'a>(start: &'a BytesStart<'_>, at: u64) -> Result<Vec<(&'a str, Cow<'a, str>)>, XmlError> {
     let mut raw = Vec::new();
     // The check for repeated names is ours: a namespace declared twice in the same way is tolerated, as Windows does.
     for attribute in start.attributes().with_checks(false) {
@@ -212,7 +213,7 @@ fn raw_attributes(start: &BytesStart<'_>, at: u64) -> Result<Vec<(String, String
         if raw.len() >= limit::XML_ATTRIBUTES {
             return Err(XmlError::TooManyAttributes { element: start.name().as_ref().chars().take(60).collect() });
         }
-        raw.push((attribute.key.as_ref().to_owned(), value.into_owned()));
+        raw.push((attribute.key.into_inner(), value));
     }
     Ok(raw)
 }

@@ -28,6 +28,11 @@ impl Writer {
         Self::default()
     }
 
+    /// The same, with room for so many bytes before memory has to be moved.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { out: String::with_capacity(bytes), ..Self::default() }
+    }
+
     /// Opens an element.
     pub fn open(&mut self, name: &str) {
         self.end_tag();

@@ -320,8 +320,9 @@ pub fn association(class: &str) -> Option<&'static Association> {
     ASSOCIATIONS.iter().find(|association| cim::case::eq(association.class, class))
 }
 
-/// Every connection of an object, in the order of [`ASSOCIATIONS`]: the link, and whether the object is on its left.
-pub fn links_of(state: &State, object: Object) -> Vec<(Link, bool)> {
+/// Every connection of an object by the associations that are `wanted`, in the order of [`ASSOCIATIONS`]: the link, and whether the
+/// object is on its left.
+pub fn links_of(state: &State, object: Object, wanted: impl Fn(&Association) -> bool) -> Vec<(Link, bool)> {
     let links = |association: &'static Association| {
         let rights = (association.rights)(state, object).into_iter();
         let lefts = (association.lefts)(state, object).into_iter();
@@ -329,7 +330,7 @@ pub fn links_of(state: &State, object: Object) -> Vec<(Link, bool)> {
             .map(move |right| (Link { association, left: object, right }, true))
             .chain(lefts.map(move |left| (Link { association, left, right: object }, false)))
     };
-    ASSOCIATIONS.iter().flat_map(links).collect()
+    ASSOCIATIONS.iter().filter(|association| wanted(association)).flat_map(links).collect()
 }
 
 impl Link {

@@ -71,17 +71,9 @@ pub(crate) fn blank(view: &View, class: &str) -> Instance {
 }
 
 /// A client reads a NULL boolean as true, so there are none.
-pub(crate) fn with_every_boolean(mut instance: Instance) -> Instance {
-    let missing: Vec<String> = instance
-        .properties()
-        .filter(|(property, value)| {
-            let data_type = &property.data_type;
-            value.is_none() && data_type.cim_type == CimType::Boolean && !data_type.is_array
-        })
-        .map(|(property, _)| property.name.clone())
-        .collect();
-    for name in missing {
-        instance = instance.with(&name, Value::Bool(false));
-    }
-    instance
+pub(crate) fn with_every_boolean(instance: Instance) -> Instance {
+    instance.with_nulls_filled(|property| {
+        let data_type = &property.data_type;
+        (data_type.cim_type == CimType::Boolean && !data_type.is_array).then_some(Value::Bool(false))
+    })
 }

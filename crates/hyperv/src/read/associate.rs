@@ -51,14 +51,14 @@ fn connected(view: &View, schema: &Schema, source: Object, wanted: &Wanted, link
     let is_a = |wanted: &Option<String>, class: &str| wanted.as_ref().is_none_or(|wanted| schema.is_a(class, wanted));
     let mut items: Vec<Item> = Vec::new();
     let mut seen = BTreeSet::new();
-    for (link, is_left) in assoc::links_of(&view.state, source) {
+    let is_wanted = |association: &assoc::Association| is_a(&wanted.association_class, association.class);
+    for (link, is_left) in assoc::links_of(&view.state, source, is_wanted) {
         let Link { association, left, right } = link;
         let (role, result_role, result) = match is_left {
             true => (association.left, association.right, right),
             false => (association.right, association.left, left),
         };
-        let matches = is_a(&wanted.association_class, association.class)
-            && is_a(&wanted.result_class, result.class())
+        let matches = is_a(&wanted.result_class, result.class())
             && fits(&wanted.role, role)
             && fits(&wanted.result_role, result_role);
         if matches && links_wanted {

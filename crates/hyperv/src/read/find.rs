@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use cim::op::Target;
+use cim::op::{Row, Target};
 use cim::{Error, Schema, Status, Value, case};
 use ledger::id::VmId;
 use ledger::state::State;
@@ -47,20 +47,29 @@ pub const CLASSES: [&str; 17] = [
 /// # Errors
 /// Unknown namespace or class, no such instance, or several of them.
 pub fn find(view: &View, target: &Target) -> Result<Item, Error> {
+    find_row(view, target).map(|(item, _)| item)
+}
+
+/// The same with its row, which had to be made to compare its keys.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_row(view: &View, target: &Target) -> Result<(Item, Row), Error> {
     let schema = view.schema(&target.namespace)?;
     let class = known(schema, &target.class)?;
-    let mut found = None;
+    let mut found: Option<(Item, Row)> = None;
     for item in candidates(view, schema, target).take(AMBIGUOUS_LOOKS) {
         let Some(row) = item.row(view).filter(|row| target.matches(&row.instance)) else { continue };
-        if found.replace(item).is_some() {
+        if found.is_some() {
             let keys: Vec<&str> = row.instance.class().keys().map(|key| key.name.as_str()).collect();
             let message = format!("several instances match {}: give {}", target.to_path(), keys.join(", "));
             return Err(Error::new(Status::InvalidParameter, message));
         }
+        found = Some((item, row));
     }
     let unknown_key = target.keys.iter().find(|(name, _)| !name.is_empty() && class.property(name).is_none());
     match (found, unknown_key) {
-        (Some(item), _) => Ok(item),
+        (Some(found), _) => Ok(found),
         (None, Some((name, _))) => {
             Err(Error::new(Status::InvalidParameter, format!("class {} has no key {name}", class.name)))
         }
@@ -83,7 +92,7 @@ pub fn find_object(view: &View, target: &Target) -> Result<Object, Error> {
 /// tells instances of a class apart, that is at most one of them.
 pub fn candidates(view: &View, schema: &Schema, target: &Target) -> Items {
     let objects = members(schema, &target.class).into_iter().map(|class| objects_like(view, class, target));
-    let links = ASSOCIATIONS.iter().filter(|association| schema.is_a(association.class, &target.class));
+    let links = ASSOCIATIONS.iter().filter(|association| is_member(schema, &target.class, association.class));
     let links = links.map(|association| links_like(view, association, target));
     Box::new(objects.chain(links).collect::<Vec<Items>>().into_iter().flatten())
 }
@@ -115,7 +124,7 @@ fn objects_like(view: &View, class: &'static str, target: &Target) -> Items {
     let machine = text("VirtualSystemIdentifier").and_then(|id| id.parse().ok());
     match (class, machine) {
         ("Msvm_VirtualSystemSettingData", Some(machine)) => {
-            Box::new(settings_of(&view.state, machine).into_iter().map(Item::Object))
+            Box::new(settings_of(&view.state, machine).into_iter().map(Object::Settings).map(Item::Object))
         }
         _ => Box::new(objects(&view.state, class).map(Item::Object)),
     }
@@ -144,54 +153,73 @@ pub fn with_id_prefix(view: &View, schema: &Schema, class: &str, prefix: &str) -
     Some(Box::new(objects.into_iter().map(Item::Object)))
 }
 
-/// All objects of exactly this class.
+/// All objects of exactly this class, found one by one: an enumeration in progress holds the state and its place in it.
 pub fn objects(state: &Arc<State>, class: &'static str) -> Box<dyn Iterator<Item = Object> + Send> {
-    let vms: Vec<VmId> = state.vms.keys().copied().collect();
-    let state = Arc::clone(state);
     match class {
-        "Msvm_ComputerSystem" => Box::new(std::iter::once(Object::Host).chain(vms.into_iter().map(Object::Vm))),
-        "Msvm_VirtualSystemSettingData" => Box::new(vms.into_iter().flat_map(move |vm| settings_of(&state, vm))),
+        "Msvm_ComputerSystem" => Box::new(std::iter::once(Object::Host).chain(vms(state).map(Object::Vm))),
+        "Msvm_VirtualSystemSettingData" => Box::new(owners(state).map(Object::Settings)),
         "Msvm_VirtualSystemSnapshotService" => Box::new(std::iter::once(Object::SnapshotService)),
         "Msvm_VirtualSystemManagementService" => Box::new(std::iter::once(Object::ManagementService)),
         "Msvm_VirtualEthernetSwitchManagementService" => Box::new(std::iter::once(Object::SwitchService)),
         "Msvm_ResourcePool" | "Msvm_ProcessorPool" | "Msvm_AllocationCapabilities" => {
             Box::new(Object::of_pools().filter(move |object| object.class() == class))
         }
-        class if part::CLASSES.contains(&class) => Box::new(vms.into_iter().flat_map(move |vm| {
-            let parts = state.vms.get(&vm).map(|machine| Part::all(&machine.settings)).unwrap_or_default();
-            parts.into_iter().filter(move |part| part.class() == class).map(move |part| Object::Part(vm, part))
-        })),
-        "Msvm_VirtualEthernetSwitch" => Box::new(SwitchName::all(&state).into_iter().map(Object::Switch)),
-        "Msvm_ConcreteJob" => {
-            let jobs: Vec<Object> = state.jobs.keys().map(|&id| Object::Job(id)).collect();
-            Box::new(jobs.into_iter())
+        class if part::CLASSES.contains(&class) => {
+            let (vms, state) = (vms(state), Arc::clone(state));
+            Box::new(vms.flat_map(move |vm| {
+                let parts = state.vms.get(&vm).map(|machine| Part::all(&machine.settings)).unwrap_or_default();
+                parts.into_iter().filter(move |part| part.class() == class).map(move |part| Object::Part(vm, part))
+            }))
         }
+        "Msvm_VirtualEthernetSwitch" => Box::new(SwitchName::all(state).into_iter().map(Object::Switch)),
+        "Msvm_ConcreteJob" => Box::new(in_order(state, State::next_job).map(Object::Job)),
         _ => {
-            let owners = {
-                let state = Arc::clone(&state);
-                vms.into_iter().flat_map(move |vm| settings_of(&state, vm))
-            };
-            let resources = owners.flat_map(move |settings| match settings {
-                Object::Settings(owner) => assoc::resources(&state, owner),
-                _ => Vec::new(),
-            });
+            let (owners, state) = (owners(state), Arc::clone(state));
+            let resources = owners.flat_map(move |owner| assoc::resources(&state, owner));
             // Those of machines and snapshots first, then those that belong to nobody.
             Box::new(resources.chain(Object::of_pools()).filter(move |object| object.class() == class))
         }
     }
 }
 
-/// Current settings first, then those of the snapshots.
-fn settings_of(state: &State, vm: VmId) -> Vec<Object> {
-    let current = state.vms.contains_key(&vm).then_some(Object::Settings(Owner::Vm(vm)));
-    let snapshots = state.snapshots_of(vm).map(|snapshot| Object::Settings(Owner::Snapshot(snapshot.id)));
+fn vms(state: &Arc<State>) -> impl Iterator<Item = VmId> + Send + use<> {
+    in_order(state, State::next_vm)
+}
+
+/// Everything that has settings, machine by machine.
+fn owners(state: &Arc<State>) -> impl Iterator<Item = Owner> + Send + use<> {
+    let (vms, state) = (vms(state), Arc::clone(state));
+    vms.flat_map(move |vm| settings_of(&state, vm))
+}
+
+/// Walks through a part of the state by its ids.
+fn in_order<I: Copy + Send + 'static>(
+    state: &Arc<State>,
+    next: fn(&State, Option<I>) -> Option<I>,
+) -> impl Iterator<Item = I> + Send + use<I> {
+    let state = Arc::clone(state);
+    std::iter::successors(next(&state, None), move |&id| next(&state, Some(id)))
+}
+
+/// Current settings first, then those of the snapshots, of which a machine has [`ledger::request::SNAPSHOTS_MAX`] at most.
+fn settings_of(state: &State, vm: VmId) -> Vec<Owner> {
+    let current = state.vms.contains_key(&vm).then_some(Owner::Vm(vm));
+    let snapshots = state.snapshots_of(vm).map(|snapshot| Owner::Snapshot(snapshot.id));
     current.into_iter().chain(snapshots).collect()
 }
 
 /// The classes of [`CLASSES`] that are this class or below it.
 fn members(schema: &Schema, class: &str) -> Vec<&'static str> {
+    if !is_virtualization(schema) {
+        return Vec::new();
+    }
     let members = CLASSES.into_iter().chain(part::CLASSES);
-    members.filter(|member| is_virtualization(schema) && schema.is_a(member, class)).collect()
+    members.filter(|member| is_member(schema, class, member)).collect()
+}
+
+/// Whether `member`, in its canonical case, is this class or below it. Cheap for the usual class, which has none below it.
+fn is_member(schema: &Schema, class: &str, member: &str) -> bool {
+    schema.family(class).any(|class| class.name == member)
 }
 
 /// Connections of one class; where the target names a side, those of that side.
@@ -212,9 +240,10 @@ fn links_like(view: &View, association: &'static Association, target: &Target) -
 }
 
 fn links(state: &Arc<State>, association: &'static Association) -> Items {
-    let lefts: Vec<Object> = association.left_classes.iter().flat_map(|class| objects(state, class)).collect();
+    let everything = Arc::clone(state);
+    let lefts = association.left_classes.iter().flat_map(move |class| objects(&everything, class));
     let state = Arc::clone(state);
-    Box::new(lefts.into_iter().flat_map(move |left| {
+    Box::new(lefts.flat_map(move |left| {
         let rights = (association.rights)(&state, left);
         rights.into_iter().map(move |right| Item::Link(Link { association, left, right }))
     }))

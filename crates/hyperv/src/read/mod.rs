@@ -62,8 +62,7 @@ pub fn get(view: &View, target: &Target) -> Result<Row, Error> {
     if !is_virtualization(schema) {
         return cimv2::get(view, schema, target);
     }
-    let item = find(view, target)?;
-    item.row(view).ok_or_else(|| crate::gone(target.to_path()))
+    find::find_row(view, target).map(|(_, row)| row)
 }
 
 /// The answers to a query.

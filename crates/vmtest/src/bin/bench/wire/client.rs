@@ -52,7 +52,9 @@ impl Client {
         let reply = Reply(String::from_utf8_lossy(&self.body));
         match status.as_str() {
             "200" => Ok(reply),
-            _ => Err(Error::Other(format!("status {status}: {}", reply.between("<f:Message>", "<").unwrap_or_default()))),
+            _ => {
+                Err(Error::Other(format!("status {status}: {}", reply.between("<f:Message>", "<").unwrap_or_default())))
+            }
         }
     }
 

@@ -23,7 +23,8 @@ pub fn rate(directory: &Path, url: &str, core: usize, seconds: u64, envelopes: &
     if told.contains("Non-2xx") || told.contains("Socket errors") {
         return Err(Error::Other(format!("not every request was answered: {told}")));
     }
-    let rate = told.lines().find_map(|line| line.strip_prefix("Requests/sec:")).and_then(|rate| rate.trim().parse().ok());
+    let rate =
+        told.lines().find_map(|line| line.strip_prefix("Requests/sec:")).and_then(|rate| rate.trim().parse().ok());
     rate.ok_or_else(|| Error::Other(format!("wrk told no rate: {told}")))
 }
 

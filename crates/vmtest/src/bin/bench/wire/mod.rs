@@ -46,7 +46,8 @@ const OPEN: usize = 1_000;
 pub fn run(rounds: usize) -> Result<()> {
     for size in SIZES {
         let base = std::env::var_os("SNAPVISOR_SCRATCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        let directory = tempfile::Builder::new().prefix("sv-wire-").tempdir_in(base).map_err(io("making a directory"))?;
+        let directory =
+            tempfile::Builder::new().prefix("sv-wire-").tempdir_in(base).map_err(io("making a directory"))?;
         let snapshots = store::make(directory.path(), size)?;
         let mut figures = Figures::default();
         for round in 1..=rounds {
@@ -99,12 +100,7 @@ fn single(figures: &mut Figures, daemon: &Daemon, snapshots: &[SnapshotId]) -> R
 }
 
 /// As many questions as are answered.
-fn rates(
-    figures: &mut Figures,
-    directory: &std::path::Path,
-    daemon: &Daemon,
-    snapshots: &[SnapshotId],
-) -> Result<()> {
+fn rates(figures: &mut Figures, directory: &std::path::Path, daemon: &Daemon, snapshots: &[SnapshotId]) -> Result<()> {
     let ids = snapshots.iter().step_by(snapshots.len().div_ceil(ENVELOPES));
     let gets: Vec<String> = ids.map(|id| client::get(CLASS, "InstanceID", &format!("Microsoft:{id}"))).collect();
     for (name, envelopes) in [("Get", gets), ("WQL on a key", by_key(snapshots, ENVELOPES))] {
