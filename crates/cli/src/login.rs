@@ -4,7 +4,7 @@
 //!            new connection
 //!   Stranger ──────────────▶ Negotiate ─┬─ over TLS ──▶ Known: requests as they are
 //!                               │       └─ over TCP ──▶ Sealed: requests and answers encrypted
-//!                               └ not offered, over TLS ─▶ Basic with each request
+//!                               └ not for us, over TLS ─▶ Basic with each request
 //! ```
 //! Handshake and sealing are those of WinRM (MS-WSMV 2.2.9.1), so this works with Hyper-V as with our own daemon. Over
 //! plain TCP nothing is sent that is not sealed, and no answer is believed that is not.
@@ -87,7 +87,7 @@ impl Channel {
         };
         if answer.status == 401 {
             self.connection.close();
-            return Err(self.refused("the service has forgotten us, or does not let this user in"));
+            return Err(self.unknown(&credentials.user));
         }
         Ok(answer)
     }
@@ -100,9 +100,11 @@ impl Channel {
         let (client, token) = Client::new(login);
         let answer = self.leg(&token)?;
         let Some(challenge) = token_in(&answer) else {
-            let offers_basic = answer.authenticate.iter().any(|value| is_scheme(value, "basic"));
-            // A password in clear is worth nothing to anybody only inside TLS.
-            return if tls && offers_basic { Ok(basic(credentials)) } else { Err(self.refused(&offers(&answer))) };
+            return if tls && offers_basic(&answer) {
+                Ok(basic(credentials))
+            } else {
+                Err(self.refused(&offers(&answer)))
+            };
         };
         if answer.status != 401 || !self.connection.is_open() {
             return Err(self.refused("the service does not keep the connection for a login"));
@@ -114,7 +116,8 @@ impl Channel {
         let (session, token) = client.answer(&challenge, now, &random).map_err(|reason| self.reason(&reason))?;
         let answer = self.leg(&token)?;
         if answer.status == 401 {
-            return Err(self.refused(&format!("the user {user} is not known there, or the password is wrong")));
+            // Not every user may use NTLM: it needs a hash of the password that the service need not have.
+            return if tls && offers_basic(&answer) { Ok(basic(credentials)) } else { Err(self.unknown(user)) };
         }
         let last = token_in(&answer).ok_or_else(|| self.refused(&format!("it answered {}", answer.status)))?;
         let session = session.finish(&last).map_err(|reason| self.reason(&reason))?;
@@ -148,11 +151,20 @@ impl Channel {
         HttpError::Login { target: self.target().clone(), reason: reason.to_owned() }
     }
 
+    fn unknown(&self, user: &str) -> HttpError {
+        self.refused(&format!("the user {user} is not known there, or the password is wrong"))
+    }
+
     fn reason(&self, reason: &Reason) -> HttpError {
         self.refused(&reason.to_string())
     }
 }
 
+fn offers_basic(answer: &Answer) -> bool {
+    answer.authenticate.iter().any(|value| is_scheme(value, "basic"))
+}
+
+/// To be used inside TLS only, where the password is in clear for nobody but the service.
 fn basic(Credentials { user, password }: &Credentials) -> State {
     let text = Zeroizing::new(format!("{user}:{}", password.reveal()));
     State::Basic(Zeroizing::new(format!("Basic {}", BASE64_STANDARD.encode(text.as_bytes()))))
