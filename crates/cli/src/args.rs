@@ -93,6 +93,8 @@ pub enum Command {
     /// Long work in progress
     #[command(subcommand)]
     Job(Job),
+    /// Follow what happens, until interrupted; with --json one document on each line
+    Events(Events),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -103,6 +105,20 @@ pub enum Command {
         /// Directory for all pages; without it the first page goes to standard output
         dir: Option<PathBuf>,
     },
+}
+
+/// `snapvisor events`
+#[derive(Args, Debug)]
+pub struct Events {
+    /// Only this machine, by name or GUID
+    #[arg(long, value_name = "NAME")]
+    pub vm: Option<String>,
+    /// Only jobs
+    #[arg(long)]
+    pub jobs: bool,
+    /// Only settings and snapshots
+    #[arg(long)]
+    pub snapshots: bool,
 }
 
 /// `snapvisor vm …`

@@ -39,6 +39,9 @@ pub fn run(global: &Global, command: Command, program: clap::Command) -> ExitCod
         Command::Snapshot(command) => {
             connect(global).and_then(|mut session| commands::snapshot::run(&mut session, command))
         }
+        Command::Events(command) => {
+            connect(global).and_then(|mut session| commands::events::run(&mut session, &command, global.json))
+        }
         Command::Job(command) => connect(global).and_then(|mut session| commands::job::run(&mut session, command)),
     };
     let (text, code) = match result {

@@ -139,11 +139,47 @@ impl Session {
         }
     }
 
+    /// Begins to follow the events of a query; gives what to ask for them with.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, or does not let events be followed.
+    pub fn subscribe(&mut self, wql: &str) -> Result<String> {
+        let request = Request::Subscribe { namespace: NAMESPACE.to_owned(), wql: wql.to_owned() };
+        match self.ask(&request)? {
+            Reply::Subscribed(context) => Ok(context),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Waits for events; none if there are none in this time.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, or the subscription is over.
+    pub fn events(&mut self, context: &str, patience: Duration) -> Result<Vec<Bag>> {
+        let (namespace, context) = (NAMESPACE.to_owned(), context.to_owned());
+        match self.exchange(&Request::Pull { namespace, context, page: PAGE_ROWS }, patience)? {
+            Ok(Reply::Page(page)) => Ok(page.rows),
+            Ok(_) => Err(unexpected()),
+            Err(ClientError::Fault { wsman_code: Some(client::TIMED_OUT), .. }) => Ok(Vec::new()),
+            Err(error) => Err(client_error(error)),
+        }
+    }
+
+    /// Follows events no longer. Should that not reach the daemon, the subscription expires.
+    pub fn unsubscribe(&mut self, context: String) {
+        let _ = self.ask(&Request::Release { namespace: NAMESPACE.to_owned(), context });
+    }
+
     fn ask(&mut self, request: &Request) -> Result<Reply> {
+        self.exchange(request, TIMEOUT)?.map_err(client_error)
+    }
+
+    /// The reply, or the server's refusal as it came.
+    fn exchange(&mut self, request: &Request, timeout: Duration) -> Result<std::result::Result<Reply, ClientError>> {
         let mut message_id = [0; 16];
         getrandom::fill(&mut message_id)
             .map_err(|error| Error::new(Kind::Failed, format!("the kernel gave no random bytes: {error}")))?;
-        let envelope = request.to_envelope(Stamp { to: &self.to, message_id, timeout: TIMEOUT });
+        let envelope = request.to_envelope(Stamp { to: &self.to, message_id, timeout });
         let headers = [
             ("Content-Type", CONTENT_TYPE),
             ("User-Agent", concat!("snapvisor/", env!("CARGO_PKG_VERSION"))),
@@ -154,7 +190,7 @@ impl Session {
             let reason = String::from_utf8_lossy(&answer.body);
             return Err(Error::new(Kind::Unreachable, format!("the daemon let us not in: {}", reason.trim())));
         }
-        client::read(request, answer.status, &answer.content_type, &answer.body).map_err(client_error)
+        Ok(client::read(request, answer.status, &answer.content_type, &answer.body))
     }
 }
 

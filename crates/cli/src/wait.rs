@@ -1,7 +1,8 @@
 //! Waiting for a job, with a progress bar where somebody looks.
 //!
-//! Asks again after 5 ms and then more and more rarely, at last ten times a second: most jobs are over before a person
-//! notices, and the others should not keep the daemon busy. Ctrl-C ends the waiting and not the job.
+//! Follows the job's events, and looks at the job when there is one. A server that does not let them be followed is asked
+//! again and again: after 5 ms and then more and more rarely, at last ten times a second. Ctrl-C ends the waiting and not
+//! the job.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -12,13 +13,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Kind, Result};
 use crate::model::Job;
-use crate::session::{Session, class};
+use crate::session::{Session, class, wql_quoted};
 use crate::show::printable;
 
 /// First pause between two questions.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Longest pause between two questions.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How long one request waits for events; Ctrl-C is noticed after no more than that.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Jobs that end sooner get no bar: it would only flicker.
 const BAR_AFTER: Duration = Duration::from_millis(300);
 
@@ -41,23 +44,62 @@ pub fn job(session: &mut Session, id: &str) -> Result<Job> {
 pub fn until_over(session: &mut Session, id: &str) -> Result<Job> {
     let interrupted = Interrupt::watch();
     let mut bar = Bar::new();
-    let mut pause = PAUSE_MIN;
-    loop {
+    let mut news = News::Unasked;
+    let result = loop {
         let job = job(session, id)?;
         if job.is_over() {
-            bar.clear();
-            return Ok(job);
+            break Ok(job);
         }
         bar.show(&job);
         if interrupted.is_set() {
-            bar.clear();
-            return Err(Error::new(Kind::Failed, format!("not waiting any longer; job {id} goes on"))
+            break Err(Error::new(Kind::Failed, format!("not waiting any longer; job {id} goes on"))
                 .hint(format!("`snapvisor job watch {id}` waits for it"))
                 .hint(format!("`snapvisor job cancel {id}` ends it")));
         }
-        std::thread::sleep(pause);
-        pause = (pause * 3 / 2).min(PAUSE_MAX);
+        news = news.wait(session, id)?;
+    };
+    bar.clear();
+    if let News::Followed(context) = news {
+        session.unsubscribe(context);
     }
+    result
+}
+
+/// How we hear of the job.
+enum News {
+    /// Nobody has been asked yet.
+    Unasked,
+    /// By its events.
+    Followed(String),
+    /// By asking again after a pause, because the server has no events for us.
+    Polled(Duration),
+}
+
+impl News {
+    /// Returns when there may be something new. Right after subscribing there may be: what came before was not followed.
+    fn wait(self, session: &mut Session, id: &str) -> Result<Self> {
+        let asked = match &self {
+            Self::Unasked => session.subscribe(&query(id)).map(Self::Followed),
+            Self::Followed(context) => session.events(context, PATIENCE).map(|_| self),
+            Self::Polled(pause) => {
+                std::thread::sleep(*pause);
+                Ok(Self::Polled((*pause * 3 / 2).min(PAUSE_MAX)))
+            }
+        };
+        match asked {
+            // A refusal is an answer: this server is there, and has to be asked in the old way.
+            Err(error) if error.kind != Kind::Unreachable => Ok(Self::Polled(PAUSE_MIN)),
+            other => other,
+        }
+    }
+}
+
+fn query(id: &str) -> String {
+    let id = wql_quoted(id);
+    format!(
+        "SELECT * FROM __InstanceModificationEvent WITHIN 0.1 WHERE TargetInstance ISA 'Msvm_ConcreteJob' \
+         AND TargetInstance.InstanceID = '{id}'"
+    )
 }
 
 /// The job as a result: an error if it did not complete.
