@@ -24,7 +24,7 @@ pub struct Flags {
     #[arg(long, env = "SNAPVISOR_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Close TCP: only the Unix socket
-    #[arg(long, conflicts_with = "listen")]
+    #[arg(long, conflicts_with_all = ["listen", "https_listen"])]
     pub no_tcp: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as help")]
@@ -47,9 +47,39 @@ pub struct Settings {
     /// Group whose members may use the Unix socket, besides the daemon's user and root
     #[arg(long, env = "SNAPVISOR_GROUP", value_name = "NAME")]
     pub group: Option<String>,
-    /// Loopback address and port for TCP clients; may be given several times; port 0 takes a free one
+    /// Address and port for HTTP; beyond this host its messages must be sealed; may be given several times; port 0 takes a free one
     #[arg(long, env = "SNAPVISOR_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
     pub listen: Option<Vec<SocketAddr>>,
+    /// Address and port for HTTPS, usually 0.0.0.0:5986; may be given several times
+    #[arg(long, env = "SNAPVISOR_HTTPS_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',')]
+    pub https_listen: Option<Vec<SocketAddr>>,
+    /// Certificate for HTTPS, PEM, with those that lead to its issuer; made in the data directory if absent
+    #[arg(long, env = "SNAPVISOR_CERTIFICATE", value_name = "FILE", requires = "certificate_key")]
+    pub certificate: Option<PathBuf>,
+    /// Private key of the certificate, PEM
+    #[arg(long, env = "SNAPVISOR_CERTIFICATE_KEY", value_name = "FILE", requires = "certificate")]
+    pub certificate_key: Option<PathBuf>,
+    /// Further name or address of this host for a certificate that is made; may be given several times
+    #[arg(long = "certificate-name", env = "SNAPVISOR_CERTIFICATE_NAMES", value_name = "NAME", value_delimiter = ',')]
+    pub certificate_names: Option<Vec<String>>,
+    /// Who may log in; see `snapvisor user`
+    #[arg(long, env = "SNAPVISOR_USERS_FILE", value_name = "FILE")]
+    pub users_file: Option<PathBuf>,
+    /// Whether users may send their password in Basic authentication, where nobody can read it
+    #[arg(long, env = "SNAPVISOR_BASIC", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub basic: Option<bool>,
+    /// Whether users who have an NTLM hash may use it in Negotiate authentication
+    #[arg(long, env = "SNAPVISOR_NTLM", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub ntlm: Option<bool>,
+    /// Keys of this host's Kerberos services, HTTP/HOST@REALM or WSMAN/HOST@REALM; Kerberos is offered if set
+    #[arg(long, env = "SNAPVISOR_KEYTAB", value_name = "FILE")]
+    pub keytab: Option<PathBuf>,
+    /// Let messages and passwords cross the network in clear; only for networks where nobody listens
+    #[arg(long, env = "SNAPVISOR_ALLOW_UNENCRYPTED", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub allow_unencrypted: Option<bool>,
+    /// Where it is recorded who connected and what he changed
+    #[arg(long, env = "SNAPVISOR_AUDIT_LOG", value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
     /// What is logged, such as info or debug,host=trace
     #[arg(long, env = "SNAPVISOR_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -114,8 +144,26 @@ pub struct Config {
     pub socket: PathBuf,
     /// Group that may use the Unix socket.
     pub group: Option<String>,
-    /// TCP addresses; not yet checked to be loopback.
+    /// Addresses for HTTP.
     pub listen: Vec<SocketAddr>,
+    /// Addresses for HTTPS.
+    pub https_listen: Vec<SocketAddr>,
+    /// Certificate and key, if they are not to be made.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Further names for a certificate that is made.
+    pub certificate_names: Vec<String>,
+    /// Who may log in.
+    pub users_file: PathBuf,
+    /// Whether Basic is offered, where nobody can read it.
+    pub basic: bool,
+    /// Whether NTLM is offered.
+    pub ntlm: bool,
+    /// Keys for Kerberos.
+    pub keytab: Option<PathBuf>,
+    /// Whether messages and passwords may cross the network in clear.
+    pub allow_unencrypted: bool,
+    /// Where it is recorded who connected and what he changed.
+    pub audit_log: PathBuf,
     /// Log filter.
     pub log: String,
     /// What executes guest instructions; `None` to find out.
@@ -176,6 +224,9 @@ pub enum ConfigError {
         /// The flag that says where.
         flag: &'static str,
     },
+    /// A certificate without its key, or the other way round.
+    #[error("certificate and certificate_key belong together: set both, or none to have them made")]
+    HalfACertificate,
     /// A relative path would depend on where the daemon was started.
     #[error("{flag} is {path}, which is not an absolute path")]
     Relative {
@@ -250,6 +301,7 @@ impl Config {
         let mut flags_settings = flags.settings;
         if flags.no_tcp {
             flags_settings.listen = Some(Vec::new());
+            flags_settings.https_listen = Some(Vec::new());
         }
         let settings = flags_settings.or(file).or(defaults);
         let homeless = |what, flag| ConfigError::Homeless { what, flag };
@@ -258,10 +310,26 @@ impl Config {
         let run_dir = settings.run_dir.or_else(|| surroundings.run_dir());
         let run_dir = run_dir.ok_or_else(|| homeless("sockets", "--run-dir"))?;
         let socket = settings.socket.unwrap_or_else(|| run_dir.join("snapvisor.sock"));
-        for (flag, path) in [("--data-dir", &data_dir), ("--run-dir", &run_dir), ("--socket", &socket)] {
-            if !path.is_absolute() {
-                return Err(ConfigError::Relative { flag, path: path.clone() });
-            }
+        let users_file = settings.users_file.unwrap_or_else(|| data_dir.join("users"));
+        let audit_log = settings.audit_log.unwrap_or_else(|| data_dir.join("audit.jsonl"));
+        let certificate = match (settings.certificate, settings.certificate_key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            _ => return Err(ConfigError::HalfACertificate),
+        };
+        let mut paths = vec![
+            ("--data-dir", &data_dir),
+            ("--run-dir", &run_dir),
+            ("--socket", &socket),
+            ("--users-file", &users_file),
+            ("--audit-log", &audit_log),
+        ];
+        if let Some((certificate, key)) = &certificate {
+            paths.extend([("--certificate", certificate), ("--certificate-key", key)]);
+        }
+        paths.extend(settings.keytab.iter().map(|keytab| ("--keytab", keytab)));
+        if let Some((flag, path)) = paths.into_iter().find(|(_, path)| !path.is_absolute()) {
+            return Err(ConfigError::Relative { flag, path: path.clone() });
         }
         Ok(Self {
             data_dir,
@@ -269,6 +337,15 @@ impl Config {
             socket,
             group: settings.group,
             listen: settings.listen.unwrap_or_default(),
+            https_listen: settings.https_listen.unwrap_or_default(),
+            certificate,
+            certificate_names: settings.certificate_names.unwrap_or_default(),
+            users_file,
+            basic: settings.basic.unwrap_or(true),
+            ntlm: settings.ntlm.unwrap_or(true),
+            keytab: settings.keytab,
+            allow_unencrypted: settings.allow_unencrypted.unwrap_or(false),
+            audit_log,
             log: settings.log.unwrap_or_default(),
             accelerator: settings.accelerator.unwrap_or(Accelerator::Auto),
             disk_io: settings.disk_io.unwrap_or(DiskIo::Buffered),
@@ -291,6 +368,16 @@ impl Settings {
             socket: self.socket.or(other.socket),
             group: self.group.or(other.group),
             listen: self.listen.or(other.listen),
+            https_listen: self.https_listen.or(other.https_listen),
+            certificate: self.certificate.or(other.certificate),
+            certificate_key: self.certificate_key.or(other.certificate_key),
+            certificate_names: self.certificate_names.or(other.certificate_names),
+            users_file: self.users_file.or(other.users_file),
+            basic: self.basic.or(other.basic),
+            ntlm: self.ntlm.or(other.ntlm),
+            keytab: self.keytab.or(other.keytab),
+            allow_unencrypted: self.allow_unencrypted.or(other.allow_unencrypted),
+            audit_log: self.audit_log.or(other.audit_log),
             log: self.log.or(other.log),
             accelerator: self.accelerator.or(other.accelerator),
             disk_io: self.disk_io.or(other.disk_io),
@@ -375,6 +462,8 @@ mod tests {
         check("listen = ['localhost']", &user(), "socket address");
         check("accelerator = 'xen'", &user(), "unknown variant `xen`");
         check("data_dir = 'here'", &user(), "--data-dir is here, which is not an absolute path");
+        check("certificate = '/c'", &user(), "certificate and certificate_key belong together");
+        check("audit_log = 'a'", &user(), "--audit-log is a, which is not");
         check("", &Surroundings::default(), "there is no home directory to keep data in: set --data-dir");
         let missing = Flags { config: Some("/nonexistent/file".into()), ..Flags::default() };
         let error = Config::load(missing, &user()).unwrap_err().to_string();

@@ -5,19 +5,29 @@
 //!                                                                                  │ SIGTERM, SIGINT
 //!   machines go on running ◀─ pump stopped ◀─ effects at rest ◀─ doors shut ◀──────┘
 //! ```
-//! Reading order: [`config`], [`listen`] and [`http`] (the doors), [`service`] (envelopes), [`pump`] (the loop).
+//! Reading order: [`config`], [`door`], [`listen`], [`guest`] and [`http`] (who comes in), [`service`] (envelopes), [`pump`] (the loop).
 
 pub mod accounts;
+pub mod admin;
+pub mod audit;
 pub mod config;
+pub mod door;
 pub mod facts;
 pub mod following;
+pub mod guest;
 pub mod http;
 pub mod listen;
 pub mod peer;
+pub mod places;
 pub mod pump;
 pub mod run;
 pub mod service;
+mod sock_diag;
 pub mod telemetry;
+pub mod tls;
+mod trail;
+pub mod users_file;
+pub mod watched;
 
 mod world;
 

@@ -1,13 +1,14 @@
-//! The doors: a Unix socket and loopback TCP, with an accept loop of our own.
+//! The doors: a Unix socket, HTTP and HTTPS, with accept loops of our own.
 //!
 //! ```text
-//!   accept ──▶ who is it? ──▶ below the cap? ──▶ hyper, HTTP/1.1, keep-alive ──▶ crate::http
-//!     │            │ not us, not root: 403          │ full: wait for a place
+//!   accept ──▶ lobby: who owns the other end? ──▶ a place ──▶ TLS ──▶ hyper, HTTP/1.1, keep-alive ──▶ crate::http
+//!     │                                             │ strangers: a time limit until they are let in
 //!     └─ until the shutdown: connections finish the request they are at
 //! ```
 //! Who may come in: over the Unix socket whoever the file's mode lets in (its owner, root, and a group if one is named),
-//! over TCP its owner and root, by the owner of the client's socket ([`crate::peer`]). Addresses that are not loopback are refused at start, because
-//! there is no authentication and no encryption yet.
+//! over TCP on loopback the daemon's user and root, told by the owner of the client's socket ([`crate::peer`]), everybody
+//! else as a user who proves it ([`crate::guest`]). An accept loop never waits for a client: the lobby waits for the
+//! kernel only, and places are taken in tasks of their own ([`crate::places`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,41 +17,59 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use auth::context::{EndPoint, Peer};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 
-use crate::http::{self, Answers, Caller};
+use crate::guest::{Arrival, Gate, Guest};
+use crate::http::{self, Answers};
+use crate::places::{Place, Places, Source};
+use crate::tls::Tls;
 
-/// Connections at a time. Each client has one or two; a full house makes the next one wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
+/// Connections whose owner is being found out. The kernel answers at once, so this bounds descriptors, not clients.
+const LOBBY_MAX: usize = 64;
+/// How long somebody may be connected without having been let in: a handshake takes three requests and, on a busy host, a second.
+const STRANGER_SECONDS_MAX: u64 = 20;
 /// How long a connection may be idle or take to send a head; hyper counts both alike. Clients in the field keep one
 /// connection and do not notice when it is closed within two minutes.
 const IDLE_SECONDS_MAX: u64 = 180;
-/// Bytes of a request's head; ours have 300, those with authentication headers a few thousand.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a request's head; ours have 300, those with Kerberos tickets up to [`auth::connection::AUTHORIZATION_BYTES_MAX`].
+const HEAD_BYTES_MAX: usize = 96 << 10;
 /// Pause after an accept that failed for want of descriptors or memory, so that the loop does not spin.
 const ACCEPT_PAUSE_MS: u64 = 50;
+
+/// Where clients shall connect.
+#[derive(Clone, Debug)]
+pub struct Addresses<'a> {
+    /// The Unix socket.
+    pub socket: &'a Path,
+    /// Whose members may use it, besides its owner.
+    pub group: Option<u32>,
+    /// HTTP.
+    pub http: &'a [SocketAddr],
+    /// HTTPS.
+    pub https: &'a [SocketAddr],
+    /// What HTTPS is spoken with; without it there is none.
+    pub tls: Option<Arc<Tls>>,
+}
 
 /// Where clients may connect, bound and not yet accepting.
 #[derive(Debug)]
 pub struct Doors {
     unix: UnixListener,
     unix_path: PathBuf,
-    tcp: Vec<TcpListener>,
+    http: Vec<TcpListener>,
+    https: Vec<(TcpListener, Arc<Tls>)>,
 }
 
 /// Why a door cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Not a loopback address.
-    #[error(
-        "refusing to listen on {0}: there is no authentication and no encryption yet, so only loopback addresses such as 127.0.0.1 and [::1] are served; for access from elsewhere forward a port over SSH"
-    )]
-    NotLoopback(SocketAddr),
     /// Somebody listens there.
     #[error("{0} is in use: another daemon may be running; choose another address with --listen, or --no-tcp")]
     AddressInUse(SocketAddr),
@@ -68,45 +87,55 @@ pub enum ListenError {
 }
 
 impl Doors {
-    /// Takes the places where clients will connect. Nobody is let in yet. Members of `group` may use the Unix socket.
+    /// Takes the places where clients will connect. Nobody is let in yet.
     ///
     /// # Errors
-    /// When an address is not loopback, or a place is taken or forbidden.
-    pub async fn bind(socket: &Path, group: Option<u32>, addresses: &[SocketAddr]) -> Result<Self, ListenError> {
-        if let Some(address) = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback()) {
-            return Err(ListenError::NotLoopback(*address));
+    /// When a place is taken or forbidden.
+    pub async fn bind(addresses: &Addresses<'_>) -> Result<Self, ListenError> {
+        let mut http = Vec::new();
+        for &address in addresses.http {
+            http.push(bind_tcp(address).await?);
         }
-        let mut tcp = Vec::new();
-        for &address in addresses {
-            tcp.push(TcpListener::bind(address).await.map_err(|source| match source.kind() {
-                io::ErrorKind::AddrInUse => ListenError::AddressInUse(address),
-                _ => ListenError::Io { place: address.to_string(), source },
-            })?);
+        let mut https = Vec::new();
+        for &address in addresses.tls.iter().flat_map(|_| addresses.https) {
+            https.extend(bind_tcp(address).await.map(|listener| addresses.tls.clone().map(|tls| (listener, tls)))?);
         }
-        Ok(Self { unix: bind_unix(socket, group)?, unix_path: socket.to_owned(), tcp })
+        let unix = bind_unix(addresses.socket, addresses.group)?;
+        Ok(Self { unix, unix_path: addresses.socket.to_owned(), http, https })
     }
 
     /// What to connect to, for the ready line: URLs as the client takes them.
     pub fn urls(&self) -> Vec<String> {
-        let tcp = self.tcp.iter().filter_map(|listener| listener.local_addr().ok());
-        let tcp = tcp.map(|address| format!("http://{address}/wsman"));
-        std::iter::once(format!("unix:{}", self.unix_path.display())).chain(tcp).collect()
+        let url = |scheme: &str, listener: &TcpListener| {
+            listener.local_addr().ok().map(|address| format!("{scheme}://{address}/wsman"))
+        };
+        let mut urls = vec![format!("unix:{}", self.unix_path.display())];
+        urls.extend(self.http.iter().filter_map(|listener| url("http", listener)));
+        urls.extend(self.https.iter().filter_map(|(listener, _)| url("https", listener)));
+        urls
     }
 
     /// Lets clients in until `closing` becomes true; returns when the last connection has ended.
-    pub async fn serve(self, answers: impl Answers, closing: watch::Receiver<bool>) {
-        let house = House { answers, closing, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
-        let mut loops = tokio::task::JoinSet::new();
-        for listener in self.tcp {
-            loops.spawn(house.clone().tcp_loop(listener));
+    pub async fn serve(self, answers: impl Answers, gate: Arc<Gate>, closing: watch::Receiver<bool>) {
+        let lobby = Arc::new(Semaphore::new(LOBBY_MAX));
+        let house = House { answers, gate, closing, lobby, places: Places::default() };
+        let mut loops = JoinSet::new();
+        for listener in self.http {
+            loops.spawn(house.clone().tcp_loop(listener, None));
         }
-        loops.spawn(house.clone().unix_loop(self.unix));
-        while loops.join_next().await.is_some() {}
+        for (listener, tls) in self.https {
+            loops.spawn(house.clone().tcp_loop(listener, Some(tls)));
+        }
+        loops.spawn(house.unix_loop(self.unix));
+        let mut rest = Vec::new();
+        while let Some(connections) = loops.join_next().await {
+            rest.extend(connections.ok());
+        }
         // Leaving the file behind would make the next client wait for nobody.
         let _ = std::fs::remove_file(&self.unix_path);
-        let all = u32::try_from(CONNECTIONS_MAX).expect("a small constant");
-        // The semaphore is never closed.
-        let _ = house.places.acquire_many(all).await;
+        for mut connections in rest {
+            while connections.join_next().await.is_some() {}
+        }
     }
 }
 
@@ -114,69 +143,144 @@ impl Doors {
 #[derive(Clone)]
 struct House<A> {
     answers: A,
+    gate: Arc<Gate>,
     closing: watch::Receiver<bool>,
-    places: Arc<Semaphore>,
+    lobby: Arc<Semaphore>,
+    places: Places,
 }
 
 impl<A: Answers> House<A> {
-    async fn unix_loop(mut self, listener: UnixListener) {
-        while let Some(accepted) = self.next(listener.accept()).await {
+    async fn unix_loop(mut self, listener: UnixListener) -> JoinSet<()> {
+        let mut connections = JoinSet::new();
+        while let Some(accepted) = self.next(listener.accept(), &mut connections).await {
             let Some((stream, _)) = settle(accepted).await else { continue };
-            let caller = match stream.peer_cred() {
-                Ok(credentials) => Caller::User(credentials.uid()),
-                Err(error) => Caller::Stranger(format!("the caller's credentials could not be read: {error}")),
-            };
-            self.host(stream, caller).await;
+            let arrival = Arrival::unix(stream.peer_cred().ok().map(|credentials| credentials.uid()));
+            connections.spawn(self.clone().host(stream, arrival, None));
         }
+        connections
     }
 
-    async fn tcp_loop(mut self, listener: TcpListener) {
-        while let Some(accepted) = self.next(listener.accept()).await {
+    async fn tcp_loop(mut self, listener: TcpListener, tls: Option<Arc<Tls>>) -> JoinSet<()> {
+        let mut connections = JoinSet::new();
+        while let Some(accepted) = self.next(listener.accept(), &mut connections).await {
             let Some((stream, client)) = settle(accepted).await else { continue };
-            // Replies are one write each.
-            let _ = stream.set_nodelay(true);
-            let caller = match stream.local_addr() {
-                Ok(server) => tokio::task::spawn_blocking(move || admit(client, server)).await,
-                Err(error) => Ok(Caller::Stranger(error.to_string())),
-            };
-            let caller = caller.unwrap_or_else(|error| Caller::Stranger(error.to_string()));
-            self.host(stream, caller).await;
+            // Never closed; it fills only while the kernel is asked.
+            let Ok(waiting) = Arc::clone(&self.lobby).acquire_owned().await else { break };
+            connections.spawn(self.clone().receive(stream, client, tls.clone(), waiting));
         }
+        connections
     }
 
-    /// What `future` gives, or `None` when it is time to close.
-    async fn next<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            () = told(&mut self.closing) => None,
-            value = future => Some(value),
-        }
-    }
-
-    /// Serves one connection in a task of its own, as soon as there is a place.
-    async fn host(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, caller: Caller) {
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-        let Self { answers, mut closing, .. } = self.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| http::respond(request, &caller, &answers));
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(IDLE_SECONDS_MAX))
-                .max_buf_size(HEAD_BYTES_MAX)
-                .half_close(true)
-                .serve_connection(TokioIo::new(stream), service);
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = told(&mut closing) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection broke");
+    /// What `future` gives, or `None` when it is time to close. Connections that have ended are forgotten meanwhile.
+    async fn next<T>(&mut self, future: impl Future<Output = T>, connections: &mut JoinSet<()>) -> Option<T> {
+        let mut future = std::pin::pin!(future);
+        loop {
+            tokio::select! {
+                () = told(&mut self.closing) => return None,
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                value = future.as_mut() => return Some(value),
             }
-            drop(place);
-        });
+        }
+    }
+
+    /// Finds out who it is that came over TCP, and serves him.
+    async fn receive(
+        self,
+        stream: TcpStream,
+        client: SocketAddr,
+        tls: Option<Arc<Tls>>,
+        waiting: OwnedSemaphorePermit,
+    ) {
+        // Replies are one write each.
+        let _ = stream.set_nodelay(true);
+        let door = if tls.is_some() { "https" } else { "http" };
+        let arrival = match stream.local_addr() {
+            Ok(server) => arrival(client, server, door).await,
+            Err(error) => {
+                tracing::debug!(%error, "a connection broke before it was looked at");
+                return;
+            }
+        };
+        drop(waiting);
+        self.host(stream, arrival, tls).await;
+    }
+
+    /// Serves one connection.
+    async fn host(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        mut arrival: Arrival,
+        tls: Option<Arc<Tls>>,
+    ) {
+        let Some(place) = self.place(&arrival) else {
+            tracing::warn!(from = %arrival.from, "too many connections of the daemon's own user");
+            return;
+        };
+        let Some(tls) = tls else { return self.converse(stream, arrival, place).await };
+        let presented = tls.current();
+        arrival.peer.tls = Some(EndPoint(presented.end_point.clone()));
+        let leave = place.leave();
+        let handshake = tokio_rustls::TlsAcceptor::from(Arc::clone(&presented.config)).accept(stream);
+        let limit = Duration::from_secs(STRANGER_SECONDS_MAX);
+        let reason = tokio::select! {
+            () = leave.notified() => "crowded out by others from there".to_owned(),
+            accepted = tokio::time::timeout(limit, handshake) => match accepted {
+                Ok(Ok(stream)) => return self.converse(stream, arrival, place).await,
+                Ok(Err(error)) => format!("no TLS: {error}"),
+                Err(_) => "no TLS in time".to_owned(),
+            },
+        };
+        Guest::new(self.gate, arrival, place).tell("connection", "refused", reason);
+    }
+
+    /// A place of the right kind; `None` if the owners have none left.
+    fn place(&self, arrival: &Arrival) -> Option<Place> {
+        match arrival.trusted {
+            Some(uid) if is_owner(uid) => self.places.owner().ok(),
+            _ => Some(self.places.stranger(arrival.source.clone())),
+        }
+    }
+
+    async fn converse(
+        mut self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        arrival: Arrival,
+        place: Place,
+    ) {
+        let is_stranger = arrival.trusted.is_none_or(|uid| !is_owner(uid));
+        let leave = place.leave();
+        let guest = Guest::new(self.gate, arrival, place);
+        let service = service_fn(|request| http::respond(request, &guest, &self.answers));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(Duration::from_secs(IDLE_SECONDS_MAX))
+            .max_buf_size(HEAD_BYTES_MAX)
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let overstays = async {
+            tokio::select! {
+                // Who is let in may stay.
+                biased;
+                () = guest.admitted() => std::future::pending().await,
+                () = leave.notified() => "crowded out by others from there",
+                () = tokio::time::sleep(Duration::from_secs(STRANGER_SECONDS_MAX)) => "nobody was let in in time",
+            }
+        };
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            reason = overstays, if is_stranger => {
+                guest.tell("connection", "refused", reason.to_owned());
+                return;
+            }
+            () = told(&mut self.closing) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke");
+        }
     }
 }
 
@@ -185,15 +289,39 @@ async fn told(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-/// Whether the owner of a TCP client may come in.
-fn admit(client: SocketAddr, server: SocketAddr) -> Caller {
-    let own = rustix::process::geteuid().as_raw();
-    match crate::peer::owner_of(client, server) {
-        Ok(Some(uid)) if uid == own || uid == 0 => Caller::User(uid),
-        Ok(Some(uid)) => Caller::Stranger(format!("user {uid} is neither the daemon's user {own} nor root")),
-        Ok(None) => Caller::Stranger("the owner of the connection could not be found".to_owned()),
-        Err(error) => Caller::Stranger(format!("the owner of the connection could not be found: {error}")),
+/// Who came over TCP.
+async fn arrival(client: SocketAddr, server: SocketAddr, door: &'static str) -> Arrival {
+    let address = client.ip().to_canonical();
+    if !address.is_loopback() {
+        let peer = Peer { address, owner: None, tls: None };
+        return Arrival { door, from: client.to_string(), source: Source::host(address), peer, trusted: None };
     }
+    let found = tokio::task::spawn_blocking(move || crate::peer::owner_of(client, server)).await;
+    let owner = match found {
+        Ok(Ok(owner)) => owner,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the owner of a local connection could not be found");
+            None
+        }
+        // A panic, which has been printed.
+        Err(_) => None,
+    };
+    let from = owner.map_or_else(|| client.to_string(), |uid| format!("{client} uid:{uid}"));
+    let source = owner.map_or(Source::ThisHost, Source::Uid);
+    let peer = Peer { address, owner, tls: None };
+    Arrival { door, from, source, peer, trusted: owner.filter(|&uid| is_owner(uid)) }
+}
+
+/// Whether this is the daemon's user or root.
+fn is_owner(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::AddressInUse(address),
+        _ => ListenError::Io { place: address.to_string(), source },
+    })
 }
 
 /// An accepted connection; `None` after a pause if accepting failed, which passes when others close theirs.
@@ -231,150 +359,4 @@ fn private_socket(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-
-    use expect_test::{Expect, expect};
-
-    use super::*;
-    use crate::http::{Question, Reply};
-
-    /// Says what it was asked.
-    #[derive(Clone)]
-    struct Echo;
-
-    impl Answers for Echo {
-        async fn answer(&self, question: Question) -> Reply {
-            let body = format!("{} {} explain={}", question.content_type, question.body.len(), question.explain);
-            Reply { status: 200, content_type: "text/plain", body: body.into_bytes() }
-        }
-    }
-
-    async fn open() -> (tempfile::TempDir, PathBuf, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("s");
-        let doors = Doors::bind(&path, None, &["127.0.0.1:0".parse().unwrap()]).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let (close, closing) = watch::channel(false);
-        let task = tokio::spawn(doors.serve(Echo, closing));
-        (directory, path, close, task)
-    }
-
-    /// What comes back on one connection until the server closes it, on one line and without dates and lengths.
-    async fn converse(path: PathBuf, request: String) -> String {
-        let exchange = move || {
-            let mut stream = UnixStream::connect(path).unwrap();
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            let dull = ["date:", "content-length:", "content-type: text/plain"];
-            let lines = answer.lines().filter(|line| !dull.iter().any(|dull| line.starts_with(dull)));
-            lines.collect::<Vec<_>>().join(" | ")
-        };
-        tokio::task::spawn_blocking(exchange).await.unwrap()
-    }
-
-    fn post(path: &str, headers: &str, body: &str) -> String {
-        format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
-    }
-
-    /// Holds: WIRE-A1-1, WIRE-A1-2, WIRE-A4-1, WIRE-A4-2, WIRE-A6-1, WIRE-L5-2
-    #[tokio::test]
-    async fn requests_are_sorted_out() {
-        let (_directory, path, close, task) = open().await;
-        let check = async |request: String, expected: Expect| {
-            expected.assert_eq(&converse(path.clone(), request).await);
-        };
-        let last = "Connection: close\r\n";
-        let typed = format!("Content-Type: a/b\r\n{last}");
-        let preferring = format!("Prefer: x, explained-refusals\r\n{last}");
-        let page = format!("Origin: http://example.org\r\n{last}");
-        let head = "POST /wsman HTTP/1.1\r\nHost: h\r\nConnection: close\r\n";
-        check(
-            post("/wsman?x=y", &typed, "body"),
-            expect!["HTTP/1.1 200 OK | connection: close |  | a/b 4 explain=false"],
-        )
-        .await;
-        check(
-            post("/wsman", "", "1") + &post("/wsman/", last, "22"),
-            expect!["HTTP/1.1 200 OK |  |  1 explain=falseHTTP/1.1 200 OK | connection: close |  |  2 explain=false"],
-        )
-        .await;
-        check(post("/wsman", &preferring, ""), expect!["HTTP/1.1 200 OK | connection: close |  |  0 explain=true"])
-            .await;
-        check(
-            post("/other", last, ""),
-            expect!["HTTP/1.1 404 Not Found | connection: close |  | the service is at /wsman"],
-        )
-        .await;
-        check(
-            post("/wsman", &page, ""),
-            expect!["HTTP/1.1 403 Forbidden | connection: close |  | web pages are not served"],
-        )
-        .await;
-        check(format!("GET /wsman HTTP/1.1\r\nHost: h\r\n{last}\r\n"), expect!["HTTP/1.1 405 Method Not Allowed | allow: POST | connection: close |  | WS-Management is spoken with POST"]).await;
-        check(
-            format!("{head}Content-Length: 9999999\r\n\r\n"),
-            expect!["HTTP/1.1 413 Payload Too Large | connection: close |  | a request has at most 512000 bytes"],
-        )
-        .await;
-        check(
-            format!("{head}Content-Length: 1\r\nExpect: 100-continue\r\n\r\nx"),
-            expect!["HTTP/1.1 100 Continue |  | HTTP/1.1 200 OK | connection: close |  |  1 explain=false"],
-        )
-        .await;
-        check(
-            format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
-            expect!["HTTP/1.1 200 OK | connection: close |  |  3 explain=false"],
-        )
-        .await;
-        check(
-            "POST /wsman HTTP/1.0\r\nContent-Length: 2\r\n\r\nab".to_owned(),
-            expect!["HTTP/1.0 200 OK |  |  2 explain=false"],
-        )
-        .await;
-        close.send(true).unwrap();
-        task.await.unwrap();
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn an_idle_connection_does_not_hold_up_the_shutdown() {
-        let (_directory, path, close, task) = open().await;
-        let idle = UnixStream::connect(&path).unwrap();
-        close.send(true).unwrap();
-        task.await.unwrap();
-        drop(idle);
-    }
-
-    #[tokio::test]
-    async fn doors_that_must_stay_shut_do() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("s");
-        let bind = async |address: &str| {
-            Doors::bind(&path, None, &[address.parse().unwrap()]).await.map(drop).map_err(|error| error.to_string())
-        };
-        for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
-            let error = bind(address).await.unwrap_err();
-            assert!(error.starts_with(&format!("refusing to listen on {address}")), "{error}");
-        }
-        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-        let holder = TcpListener::bind(&taken).await.unwrap();
-        assert!(bind(&taken).await.unwrap_err().contains("is in use"));
-        drop(holder);
-
-        let first = Doors::bind(&path, None, &[]).await.unwrap();
-        let error = Doors::bind(&path, None, &[]).await.unwrap_err().to_string();
-        assert!(error.contains("another daemon is listening on"), "{error}");
-        drop(first);
-        assert!(path.exists(), "a killed daemon leaves its socket behind");
-        Doors::bind(&path, None, &[]).await.unwrap();
-    }
-
-    #[test]
-    fn strangers_are_told_apart() {
-        let nobody = "127.0.0.1:1".parse().unwrap();
-        assert!(matches!(admit(nobody, nobody), Caller::Stranger(_)));
-    }
-}
+mod tests;

@@ -1,9 +1,9 @@
 //! Whose socket is at the other end of a loopback TCP connection.
 //!
-//! TCP carries no credentials, but on one host the kernel knows the owner of both ends: `/proc/net/tcp` and `tcp6` list
-//! every socket of the network namespace with its addresses and the uid that made it (Linux `proc_net_tcp.rst`). The
-//! client's socket is the one whose local address is our remote one and the other way round. A row that is not found,
-//! because the client has gone away, is a refusal.
+//! TCP carries no credentials, but on one host the kernel knows the owner of both ends. It is asked for the one socket
+//! ([`crate::sock_diag`]); where it may not be asked, `/proc/net/tcp` and `tcp6` list every socket of the network namespace
+//! with its addresses and the uid that made it (Linux `proc_net_tcp.rst`). The client's socket is the one whose local
+//! address is our remote one and the other way round. One that is not found, because the client has gone away, has no owner.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,6 +19,14 @@ const ESTABLISHED: &str = "01";
 /// # Errors
 /// When the tables cannot be read.
 pub fn owner_of(client: SocketAddr, server: SocketAddr) -> io::Result<Option<u32>> {
+    match crate::sock_diag::owner_of(canonical(client), canonical(server)) {
+        Ok(owner) => Ok(owner),
+        // A kernel without the module, or a sandbox around us.
+        Err(_) => listed_owner_of(client, server),
+    }
+}
+
+fn listed_owner_of(client: SocketAddr, server: SocketAddr) -> io::Result<Option<u32>> {
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let file = match std::fs::File::open(table) {
             Ok(file) => file,
@@ -135,6 +143,7 @@ mod tests {
         let (server, client_address) = listener.accept().unwrap();
         let owner = owner_of(client_address, server.local_addr().unwrap()).unwrap();
         assert_eq!(owner, Some(rustix::process::geteuid().as_raw()));
+        assert_eq!(listed_owner_of(client_address, server.local_addr().unwrap()).unwrap(), owner);
         drop(client);
     }
 }

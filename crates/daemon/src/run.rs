@@ -1,6 +1,6 @@
 //! From configuration to a running service, and back to silence.
 
-use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use host::capability::{self, CapabilityError, Tools, UefiFiles, Wishes};
@@ -11,8 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::accounts::{self, AccountError};
+use crate::audit::{Audit, Record};
 use crate::config::{Accelerator, Config, ConfigError, DiskIo};
-use crate::listen::{Doors, ListenError};
+use crate::door::{self, DoorError};
+use crate::listen::ListenError;
 use crate::pump::{Pump, StartError};
 use crate::service::Service;
 use crate::telemetry::FilterError;
@@ -21,10 +23,6 @@ use crate::{facts, telemetry};
 /// How long a stopping daemon waits for requests and effects under way. What is not done by then is taken up by the
 /// next daemon, as after a crash.
 const FAREWELL: Duration = Duration::from_secs(10);
-
-/// Mode of the run directory when a group may use the socket in it: others may pass, and see nothing. What belongs to
-/// machines lies in directories of their own below.
-const PASSABLE: u32 = 0o711;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +50,7 @@ pub enum RunError {
     Capability(#[from] CapabilityError),
     /// Clients could not connect.
     #[error(transparent)]
-    Listen(#[from] ListenError),
+    Door(#[from] DoorError),
     /// The system refuses something basic.
     #[error("could not {what}: {source}")]
     System {
@@ -68,9 +66,11 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Config(_) | RunError::Filter(_) | RunError::Account(_) => 2,
-            RunError::Listen(ListenError::NotLoopback(_)) => 2,
+            RunError::Door(
+                DoorError::Group(_) | DoorError::Keytab { .. } | DoorError::Tls(_) | DoorError::Users(_),
+            ) => 2,
             RunError::Open(OpenError::Locked { .. }) => 3,
-            RunError::Listen(ListenError::SocketInUse(_) | ListenError::AddressInUse(_)) => 3,
+            RunError::Door(DoorError::Listen(ListenError::SocketInUse(_) | ListenError::AddressInUse(_))) => 3,
             _ => 1,
         }
     }
@@ -102,13 +102,7 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     let layout = Layout::new(&config.data_dir, &config.run_dir, account)?;
     layout.create()?;
     let store = SqliteStore::open(&layout)?;
-    let group = config.group.as_deref().map(accounts::find_group).transpose()?;
-    if group.is_some() && config.socket.parent() == Some(&config.run_dir) {
-        let passable = std::fs::Permissions::from_mode(PASSABLE);
-        std::fs::set_permissions(&config.run_dir, passable)
-            .map_err(|source| RunError::System { what: "open the run directory to the group", source })?;
-    }
-    let doors = Doors::bind(&config.socket, group, &config.listen).await?;
+    let (doors, gate) = door::prepare(&config).await?;
     let tools = Tools::find(&wishes, &layout).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -136,10 +130,12 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
         Box::new(move |vm, port| Some(if port == 0 { layout.com1(vm) } else { layout.com2(vm) })),
         Box::new(move |vm| u32::try_from(host::identity::Identity::load(&places.identity(vm))?.pid).ok()),
     );
-    let service = Service::new(host, handle, executor.clone());
+    let service = Service::new(host, handle, executor.clone(), gate.audit.clone());
     let urls = doors.urls();
     let (close, closing) = watch::channel(false);
-    let doors = tokio::spawn(doors.serve(service.clone(), closing));
+    tokio::spawn(reopen_at_hangup(gate.audit.clone(), signal(SignalKind::hangup()).map_err(no_signals)?));
+    gate.audit.tell(Record { event: "daemon", outcome: "started", objects: urls.clone(), ..Record::default() });
+    let doors = tokio::spawn(doors.serve(service.clone(), Arc::clone(&gate), closing));
     ready(&urls);
 
     stop.wait().await;
@@ -159,7 +155,21 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     stop_pump.send_replace(true);
     // A panic in the pump has been printed; there is nothing left to save.
     let _ = pump.await;
+    gate.audit.tell(Record { event: "daemon", outcome: "stopped", ..Record::default() });
+    // The last lines are written by a thread of its own, which ends with the process.
+    let _ = tokio::task::spawn_blocking(move || gate.audit.flush()).await;
     Ok(())
+}
+
+/// SIGHUP: the audit log has been moved away. What else may change is looked at when it is used.
+async fn reopen_at_hangup(audit: Audit, mut hangup: tokio::signal::unix::Signal) {
+    while hangup.recv().await.is_some() {
+        audit.reopen();
+    }
+}
+
+fn no_signals(source: std::io::Error) -> RunError {
+    RunError::System { what: "listen for signals", source }
 }
 
 fn wishes(config: &Config) -> Wishes {
@@ -189,7 +199,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, RunError> {
-        let listen = |kind| signal(kind).map_err(|source| RunError::System { what: "listen for signals", source });
+        let listen = |kind| signal(kind).map_err(no_signals);
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

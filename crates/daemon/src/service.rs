@@ -15,14 +15,18 @@ use std::time::{Duration, Instant};
 
 use cim::op::{Answer, Operation};
 use host::executor::Executor;
-use hyperv::{Host, Inquiry, Outcome, Reaction, Role, Submission};
+use hyperv::{Host, Inquiry, Outcome, Reaction, Submission};
+use ledger::id::JobId;
 use ledger::request;
 use wsman::server::{Continuation, HttpReply};
 use wsman::{Identity, Incoming, Moment, Server, Step};
 
+use crate::audit::Audit;
 use crate::following::{Bell, Live, Present};
+use crate::guest::Asker;
 use crate::http::{Answers, Question, Reply};
 use crate::pump::Handle;
+use crate::trail::Trail;
 
 /// The part of a client's patience that is kept for the way back of the answer.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -42,12 +46,13 @@ struct Inner {
     pump: Handle,
     executor: Executor,
     bell: Bell,
+    audit: Audit,
     started: Instant,
 }
 
 impl Service {
-    /// A service that speaks for `pump`, and has questions answered by `executor`.
-    pub fn new(host: Host, pump: Handle, executor: Executor) -> Self {
+    /// A service that speaks for `pump`, has questions answered by `executor`, and records what it is asked to change.
+    pub fn new(host: Host, pump: Handle, executor: Executor, audit: Audit) -> Self {
         let identity = Identity {
             vendor: "Snapvisor".to_owned(),
             version: format!("OS: 0.0.0 SP: 0.0 Stack: {}", env!("CARGO_PKG_VERSION")),
@@ -59,6 +64,7 @@ impl Service {
             pump,
             executor,
             bell: Bell::default(),
+            audit,
             started: Instant::now(),
         }))
     }
@@ -68,13 +74,23 @@ impl Service {
         self.0.bell.stop();
     }
 
-    async fn perform(&self, operation: Operation, patience: Duration, explain: bool) -> Result<Answer, cim::Error> {
-        let view = self.0.present.view(Role::Administer);
-        let outcome = match hyperv::answer(&view, operation)? {
+    async fn perform(
+        &self,
+        operation: Operation,
+        patience: Duration,
+        explain: bool,
+        asker: &Asker,
+    ) -> Result<Answer, cim::Error> {
+        let view = self.0.present.view(asker.role);
+        let trail = Trail::begin(asker, &operation);
+        let reaction = hyperv::answer(&view, operation).inspect_err(|error| trail.failed(&self.0.audit, error))?;
+        let mut job = None;
+        let outcome = match reaction {
             Reaction::Read(answer) => return Ok(answer),
             Reaction::Follow(subscription) => {
                 return Ok(Answer::Events(Box::new(Live::new(subscription, self.0.present.clone()))));
             }
+            Reaction::Done(outcome) if outcome.refusal.is_none() => return Ok(Answer::Method(outcome.result)),
             Reaction::Done(outcome) => {
                 if let Some(failure) = &outcome.refusal {
                     crate::telemetry::refused("before it was submitted", failure);
@@ -82,8 +98,9 @@ impl Service {
                 outcome
             }
             Reaction::Ask(inquiry) => self.inquire(inquiry, patience).await,
-            Reaction::Submit(submission) => self.submit(submission, patience).await,
+            Reaction::Submit(submission) => self.submit(submission, patience, &mut job).await,
         };
+        trail.ended(&self.0.audit, &outcome, job, &self.0.pump.state());
         match (outcome.refusal, explain) {
             (Some(failure), true) => Err(explanation(&failure)),
             _ => Ok(Answer::Method(outcome.result)),
@@ -106,11 +123,15 @@ impl Service {
         outcome
     }
 
-    async fn submit(&self, submission: Submission, patience: Duration) -> Outcome {
+    /// Has requests carried out; the last job that one of them began is put into `begun`.
+    async fn submit(&self, submission: Submission, patience: Duration, begun: &mut Option<JobId>) -> Outcome {
         let deadline = tokio::time::Instant::now() + patience.saturating_sub(MARGIN).min(WAIT_MAX);
         let mut replies = Vec::new();
         for request in submission.requests {
             let reply = self.0.pump.submit(request).await;
+            if let request::Reply::Job(job) = &reply {
+                *begun = Some(*job);
+            }
             let goes_on = match &reply {
                 request::Reply::Refused(_) => false,
                 request::Reply::Job(job) if submission.completion.wait_for_job => self.completes(*job, deadline).await,
@@ -125,7 +146,7 @@ impl Service {
     }
 
     /// Waits for the end of a job; whether it ended well before the deadline.
-    async fn completes(&self, job: ledger::id::JobId, deadline: tokio::time::Instant) -> bool {
+    async fn completes(&self, job: JobId, deadline: tokio::time::Instant) -> bool {
         use ledger::job::JobState;
         let ended = self.0.pump.wait_for(|state| state.jobs.get(&job).is_none_or(|job| job.state.is_final()));
         let state = tokio::time::timeout_at(deadline, ended).await;
@@ -137,8 +158,11 @@ impl Service {
     }
 
     fn begin(&self, question: &Question) -> Step {
-        let incoming =
-            Incoming { content_type: &question.content_type, body: &question.body, principal: &question.principal };
+        let incoming = Incoming {
+            content_type: &question.content_type,
+            body: &question.body,
+            principal: &question.asker.principal,
+        };
         self.0.server.handle(incoming, Moment { now: self.now(), entropy: crate::entropy() })
     }
 
@@ -161,15 +185,25 @@ impl Answers for Service {
                 bell.follow(server, pull, pump, || started.elapsed()).await
             }
             Step::Perform(operation, continuation) => {
-                tracing::debug!(?operation, principal = %question.principal, "operation");
+                tracing::debug!(?operation, principal = %question.asker.principal, "operation");
                 let patience = continuation.timeout();
-                match tokio::time::timeout(patience, self.perform(operation, patience, question.explain)).await {
+                match tokio::time::timeout(
+                    patience,
+                    self.perform(operation, patience, question.explain, &question.asker),
+                )
+                .await
+                {
                     Ok(answer) => self.end(continuation, answer),
                     Err(_) => self.0.server.time_out(continuation),
                 }
             }
         };
         Reply { status: reply.status, content_type: reply.content_type, body: reply.body }
+    }
+
+    fn identify(&self, content_type: &str, body: &[u8]) -> Option<Reply> {
+        let reply = self.0.server.identify(content_type, body)?;
+        Some(Reply { status: reply.status, content_type: reply.content_type, body: reply.body })
     }
 }
 
@@ -207,7 +241,7 @@ mod tests {
             let question = Question {
                 content_type: CONTENT_TYPE.to_owned(),
                 body: request.to_envelope(stamp).into(),
-                principal: "uid:0".into(),
+                asker: Asker::owner(0),
                 explain: self.explain,
             };
             let reply = self.service.answer(question).await;
@@ -238,7 +272,7 @@ mod tests {
     async fn client(explain: bool) -> (World, Client) {
         let world = World::start(MemoryStore::default()).await;
         let host = crate::facts::host(world.directory.path().to_owned(), Box::new(|_, _| None), Box::new(|_| None));
-        let service = Service::new(host, world.handle.clone(), world.executor.clone());
+        let service = Service::new(host, world.handle.clone(), world.executor.clone(), Audit::default());
         (world, Client { service, explain })
     }
 
@@ -275,7 +309,7 @@ mod tests {
         let question = Question {
             content_type: CONTENT_TYPE.to_owned(),
             body: "<not-soap/>".into(),
-            principal: "uid:0".into(),
+            asker: Asker::owner(0),
             explain: false,
         };
         let reply = client.service.answer(question).await;

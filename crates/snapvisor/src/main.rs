@@ -19,6 +19,10 @@ struct Program {
 enum Command {
     /// Run the daemon
     Serve(Box<daemon::Flags>),
+    /// Users who may log in to the daemon; run it where the daemon runs
+    User(daemon::admin::UserCommand),
+    /// The certificate that clients of https see, and its fingerprint
+    Certificate(daemon::admin::CertificateCommand),
     #[command(flatten)]
     Client(cli::args::Command),
 }
@@ -27,6 +31,8 @@ fn main() -> ExitCode {
     let program = Program::parse();
     match program.command {
         Command::Serve(flags) => serve(*flags),
+        Command::User(command) => administer(daemon::admin::user(command), program.global.json),
+        Command::Certificate(command) => administer(daemon::admin::certificate(command), program.global.json),
         Command::Client(command) => cli::run(&program.global, command, Program::command()),
     }
 }
@@ -43,6 +49,22 @@ fn serve(flags: daemon::Flags) -> ExitCode {
             let error: daemon::RunError = error;
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Says what was done to the daemon's own files.
+fn administer(done: Result<daemon::admin::Said, daemon::admin::AdminError>, json: bool) -> ExitCode {
+    match done {
+        Ok((text, value)) => {
+            let text = if json { format!("{value:#}\n") } else { text };
+            // A reader who has gone away has seen enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
         }
     }
 }

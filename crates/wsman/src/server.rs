@@ -30,6 +30,9 @@ pub const MAX_REQUEST_BYTES: usize = 512_000;
 /// Bytes a page may need beyond its frame without rows: `</n:Items><n:EndOfSequence/>` in UTF-16, and to spare.
 const FRAME_SLACK: usize = 128;
 
+/// What anonymous callers are told, as Windows does.
+const ANONYMOUS_VERSION: &str = "OS: 0.0.0 SP: 0.0 Stack: 3.0";
+
 /// Who answers: what Identify tells and what faults name.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -149,6 +152,15 @@ impl Server {
             Ok(Begun::Ended(envelope)) => Step::Ended(self.finish(&head, envelope)),
             Err(fault) => Step::Reply(self.refuse(&head, &fault)),
         }
+    }
+
+    /// Answers somebody who has not said who he is: Identify, without the version of the product, and nothing
+    /// else (DSP0226 11).
+    pub fn identify(&self, content_type: &str, body: &[u8]) -> Option<HttpReply> {
+        let (text, encoding) = encoding::decode(content_type, body).ok()?;
+        let envelope = Envelope::open(cim::xml::parse(&text).ok()?).ok()?;
+        let anonymous = Identity { version: ANONYMOUS_VERSION.to_owned(), ..self.identity.clone() };
+        Request::is_identify(&envelope).then(|| send(200, encoding, reply::identify(&anonymous)))
     }
 
     /// Turns the provider's answer into the reply. Errors become faults.
