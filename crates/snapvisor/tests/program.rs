@@ -81,8 +81,11 @@ fn the_daemon_refuses_what_it_must_not_do() {
     let path = |name: &str| directory.path().join(name).display().to_string();
     let (data, run_dir) = (path("data"), path("run"));
     let serve = |rest: &[&str]| run(&[&["serve", "--data-dir", &data, "--run-dir", &run_dir], rest].concat());
-    let refused = serve(&["--listen", "0.0.0.0:0"]);
-    assert!(refused.starts_with("2\n! error: refusing to listen on 0.0.0.0:0"), "{refused}");
+    let users = path("users");
+    std::fs::write(&users, "snapvisor-users 1\n").unwrap();
+    std::fs::set_permissions(&users, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let refused = serve(&["--users-file", &users]);
+    assert!(refused.starts_with(&format!("2\n! error: {users} can be read or changed by others")), "{refused}");
     let wrong = serve(&["--log", "=,="]);
     assert!(wrong.starts_with("2\n! error: the log filter"), "{wrong}");
     let missing = serve(&["--config", "/nonexistent/file"]);
