@@ -74,13 +74,13 @@ const TABLE: &[(&str, &str, Role)] = &[
     ("Msvm_Keyboard", "TypeText", Role::Operate),
 ];
 
-/// The least role that may call a method; `class` and `method` as they are declared.
+/// The least role that may call a method; names in any case, the class being the one that is served.
 pub fn needed(class: &str, method: &str) -> Role {
     row(class, method).unwrap_or(Role::Administer)
 }
 
 fn row(class: &str, method: &str) -> Option<Role> {
-    TABLE.iter().find(|(of, name, _)| *of == class && *name == method).map(|(_, _, role)| *role)
+    TABLE.iter().find(|(of, name, _)| cim::case::eq(of, class) && cim::case::eq(name, method)).map(|(_, _, role)| *role)
 }
 
 /// The answer to somebody who may not call this, or `None` if he may.
