@@ -6,6 +6,8 @@
 //! | --- | --- |
 //! | machine | `Name` = its GUID |
 //! | settings of a machine or snapshot | `InstanceID` = `Microsoft:<GUID>` |
+//! | summary of a machine | the same, in its own class |
+//! | export settings of a machine | `InstanceID` = `Microsoft:<GUID>\Export` |
 //! | a resource of one of these | `InstanceID` = `Microsoft:<GUID>\<device>…` |
 //! | a device of a machine | `DeviceID` = the id of its settings, where it has any |
 //! | a pool of resources | `InstanceID` = `Microsoft:<GUID of the pool>` |
@@ -36,6 +38,10 @@ pub enum Object {
     Vm(VmId),
     /// `Msvm_VirtualSystemSettingData`.
     Settings(Owner),
+    /// A machine's `Msvm_SummaryInformation`.
+    Summary(VmId),
+    /// A machine's `Msvm_VirtualSystemExportSettingData`.
+    Export(VmId),
     /// A resource of settings.
     Resource(Owner, Device),
     /// `Msvm_VirtualSystemSnapshotService`.
@@ -191,6 +197,8 @@ impl Object {
         match self {
             Object::Host | Object::Vm(_) => "Msvm_ComputerSystem",
             Object::Settings(_) => "Msvm_VirtualSystemSettingData",
+            Object::Summary(_) => "Msvm_SummaryInformation",
+            Object::Export(_) => "Msvm_VirtualSystemExportSettingData",
             Object::Resource(_, device) => match device {
                 Device::Processor => "Msvm_ProcessorSettingData",
                 Device::Memory => "Msvm_MemorySettingData",
@@ -218,6 +226,8 @@ impl Object {
             Object::Host => host.to_owned(),
             Object::Vm(id) => id.to_string(),
             Object::Settings(owner) => format!("{PREFIX}{:X}", owner.guid().as_hyphenated()),
+            Object::Summary(id) => format!("{PREFIX}{id}"),
+            Object::Export(id) => format!(r"{PREFIX}{id}\Export"),
             Object::Resource(owner, device) => format!(r"{PREFIX}{:X}\{device}", owner.guid().as_hyphenated()),
             Object::SnapshotService => "vssnapsvc".to_owned(),
             Object::ManagementService => "vmms".to_owned(),
@@ -241,6 +251,8 @@ impl Object {
             "Msvm_VirtualSystemSnapshotService" => Some(Object::SnapshotService),
             "Msvm_VirtualSystemManagementService" => Some(Object::ManagementService),
             "Msvm_VirtualEthernetSwitchManagementService" => Some(Object::SwitchService),
+            "Msvm_SummaryInformation" => split_settings_id(id).map(|(guid, _)| Object::Summary(VmId(guid))),
+            "Msvm_VirtualSystemExportSettingData" => split_settings_id(id).map(|(guid, _)| Object::Export(VmId(guid))),
             "Msvm_VirtualEthernetSwitch" => SwitchName::of_guid(Uuid::try_parse(id).ok()?).map(Object::Switch),
             _ => Self::by_instance_id(state, id)
                 .filter(|found| found.class() == class)
@@ -288,7 +300,7 @@ impl Object {
             | Object::Pool(_)
             | Object::Allocation(_)
             | Object::Definition(..) => true,
-            Object::Vm(id) => state.vms.contains_key(&id),
+            Object::Vm(id) | Object::Summary(id) | Object::Export(id) => state.vms.contains_key(&id),
             Object::Part(id, part) => state.vms.get(&id).is_some_and(|vm| Part::all(&vm.settings).contains(&part)),
             Object::Settings(owner) => owner.hardware(state).is_some(),
             Object::Resource(owner, device) => owner.hardware(state).is_some_and(|hardware| match device {
@@ -312,6 +324,8 @@ impl Object {
                 vec![("CreationClassName", self.class().to_owned()), ("Name", self.id(host))]
             }
             Object::Settings(_)
+            | Object::Summary(_)
+            | Object::Export(_)
             | Object::Resource(..)
             | Object::Job(_)
             | Object::Pool(_)

@@ -71,7 +71,7 @@ const CREATE: u16 = 5;
 
 /// All of them. The order is that of answers to a client who does not say which association it means: the settings a
 /// machine has now come before those of its snapshots, because there are clients that take the first.
-pub static ASSOCIATIONS: [Association; 22] = [
+pub static ASSOCIATIONS: [Association; 24] = [
     Association {
         class: "Msvm_SettingsDefineState",
         left: "ManagedElement",
@@ -129,6 +129,28 @@ pub static ASSOCIATIONS: [Association; 22] = [
         lefts: |state, object| match object {
             Object::Settings(_) => vm_of_snapshot(state, object),
             _ => devices::of_settings(state, object),
+        },
+    },
+    Association {
+        class: "Msvm_SystemExportSettingData",
+        left: "ManagedElement",
+        right: "SettingData",
+        left_classes: &[SYSTEM],
+        rights: |_, object| vm(object).map(Object::Export).into_iter().collect(),
+        lefts: |_, object| match object {
+            Object::Export(id) => vec![Object::Vm(id)],
+            _ => Vec::new(),
+        },
+    },
+    Association {
+        class: "Msvm_ComputerSystemSummaryInformation",
+        left: "Antecedent",
+        right: "Dependent",
+        left_classes: &[SYSTEM],
+        rights: |_, object| vm(object).map(Object::Summary).into_iter().collect(),
+        lefts: |_, object| match object {
+            Object::Summary(id) => vec![Object::Vm(id)],
+            _ => Vec::new(),
         },
     },
     Association {

@@ -6,6 +6,7 @@
 mod computer_system;
 mod error;
 mod ethernet;
+mod export;
 mod job;
 mod part;
 mod pool;
@@ -35,6 +36,8 @@ pub fn instance(view: &View, object: Object) -> Option<Instance> {
         Object::Vm(id) => computer_system::machine(view, state.vms.get(&id)?),
         Object::Settings(Owner::Vm(id)) => setting_data::current(view, state.vms.get(&id)?),
         Object::Settings(Owner::Snapshot(id)) => setting_data::snapshot(view, state.snapshots.get(&id)?),
+        Object::Summary(id) => summary::everything(view, state.vms.get(&id)?.id),
+        Object::Export(id) => export::settings(view, state.vms.get(&id)?),
         Object::Resource(owner, device) => resource(view, owner, device, owner.hardware(state)?)?,
         Object::SnapshotService | Object::ManagementService | Object::SwitchService => service::service(view, object),
         Object::Job(id) => job::job(view, state.jobs.get(&id)?),

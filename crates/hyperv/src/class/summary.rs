@@ -3,11 +3,15 @@
 //! A caller says by number what it wants; everything else stays NULL, except the name.
 
 use cim::{Instance, Value};
+use ledger::id::VmId;
 
 use super::{blank, instance};
 use crate::assoc;
 use crate::object::{Object, Owner, SwitchName};
 use crate::view::View;
+
+/// All numbers of `RequestedInformation` that there are.
+const NUMBERS: std::ops::RangeInclusive<u64> = 0..=133;
 
 /// What was asked for of the machine or snapshot with these settings; without a name if there are no such settings.
 pub fn summary(view: &View, owner: Option<Owner>, asked: &[u64]) -> Instance {
@@ -24,6 +28,12 @@ pub fn summary(view: &View, owner: Option<Owner>, asked: &[u64]) -> Instance {
         Some((property, value)) => summary.with(property, value),
         None => summary,
     })
+}
+
+/// All there is to say about a machine: the summary as an instance that can be queried. Snapshots have none of those.
+pub fn everything(view: &View, vm: VmId) -> Instance {
+    let numbers: Vec<u64> = NUMBERS.collect();
+    summary(view, Some(Owner::Vm(vm)), &numbers)
 }
 
 /// The property of this number and its value; `None` where the number has no value here.

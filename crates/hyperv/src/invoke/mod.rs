@@ -102,6 +102,8 @@ pub fn invoke(
         Object::Part(vm, Part::Shutdown) => computer_system::invoke_shutdown(&call, vm),
         Object::Job(job) => job::invoke(&call, job),
         Object::Settings(_)
+        | Object::Summary(_)
+        | Object::Export(_)
         | Object::Resource(..)
         | Object::Part(..)
         | Object::Switch(_)

@@ -22,9 +22,11 @@ use crate::view::View;
 const AMBIGUOUS_LOOKS: usize = 10_000;
 
 /// Classes with instances that are no associations, in the order of [`objects`]; devices, [`part::CLASSES`], follow.
-pub const CLASSES: [&str; 17] = [
+pub const CLASSES: [&str; 19] = [
     "Msvm_ComputerSystem",
     "Msvm_VirtualSystemSettingData",
+    "Msvm_SummaryInformation",
+    "Msvm_VirtualSystemExportSettingData",
     "Msvm_VirtualSystemSnapshotService",
     "Msvm_VirtualSystemManagementService",
     "Msvm_ConcreteJob",
@@ -148,7 +150,11 @@ pub fn with_id_prefix(view: &View, schema: &Schema, class: &str, prefix: &str) -
     let (guid, _) = split_settings_id(prefix)?;
     let owner = Owner::of_guid(&view.state, guid)?;
     let members = members(schema, class);
-    let objects = std::iter::once(Object::Settings(owner)).chain(assoc::resources(&view.state, owner));
+    let beside = match owner {
+        Owner::Vm(id) => vec![Object::Summary(id), Object::Export(id)],
+        Owner::Snapshot(_) => Vec::new(),
+    };
+    let objects = std::iter::once(Object::Settings(owner)).chain(beside).chain(assoc::resources(&view.state, owner));
     let objects: Vec<Object> = objects.filter(|object| members.contains(&object.class())).collect();
     Some(Box::new(objects.into_iter().map(Item::Object)))
 }
@@ -158,6 +164,8 @@ pub fn objects(state: &Arc<State>, class: &'static str) -> Box<dyn Iterator<Item
     match class {
         "Msvm_ComputerSystem" => Box::new(std::iter::once(Object::Host).chain(vms(state).map(Object::Vm))),
         "Msvm_VirtualSystemSettingData" => Box::new(owners(state).map(Object::Settings)),
+        "Msvm_SummaryInformation" => Box::new(vms(state).map(Object::Summary)),
+        "Msvm_VirtualSystemExportSettingData" => Box::new(vms(state).map(Object::Export)),
         "Msvm_VirtualSystemSnapshotService" => Box::new(std::iter::once(Object::SnapshotService)),
         "Msvm_VirtualSystemManagementService" => Box::new(std::iter::once(Object::ManagementService)),
         "Msvm_VirtualEthernetSwitchManagementService" => Box::new(std::iter::once(Object::SwitchService)),

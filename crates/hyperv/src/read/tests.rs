@@ -322,7 +322,10 @@ fn the_current_settings_come_first_and_alone_where_it_matters() {
     check("ResultClass = Msvm_VirtualSystemSettingData", expect!["cur,A"]);
     check("AssocClass = Msvm_SettingsDefineState ResultClass = Msvm_VirtualSystemSettingData", expect!["cur"]);
     check("AssocClass = Msvm_SnapshotOfVirtualSystem", expect!["A"]);
-    check("AssocClass = CIM_ElementSettingData ResultRole = SettingData", expect!["A"]);
+    check(
+        "AssocClass = CIM_ElementSettingData ResultRole = SettingData ResultClass = CIM_VirtualSystemSettingData",
+        expect!["A"],
+    );
     check("ResultClass = Msvm_Keyboard", expect!["-"]);
 }
 

@@ -62,6 +62,18 @@ fn every_association_has_its_roles() {
         ManagedElement=ComputerSystem SettingData=A
         ManagedElement=ComputerSystem SettingData=B"#]],
     );
+    // Holds: SNAP-7.1-11
+    check(
+        "Msvm_SystemExportSettingData",
+        "",
+        expect!["ManagedElement=ComputerSystem SettingData=VirtualSystemExportSettingData"],
+    );
+    // Holds: SNAP-10-7
+    check(
+        "Msvm_ComputerSystemSummaryInformation",
+        "",
+        expect!["Antecedent=ComputerSystem Dependent=SummaryInformation"],
+    );
     // Holds: SNAP-7.1-7
     check(
         "Msvm_ParentChildSettingData",
@@ -107,6 +119,10 @@ fn associations_say_of_what_kind_the_connection_is() {
     // Holds: SNAP-7.1-5
     for property in ["IsDefault", "IsCurrent", "IsNext"] {
         check("Msvm_ElementSettingData", property, "0");
+    }
+    // Holds: SNAP-7.1-11
+    for (property, expected) in [("IsDefault", "1"), ("IsCurrent", "1"), ("IsNext", "0")] {
+        check("Msvm_SystemExportSettingData", property, expected);
     }
     // Holds: SNAP-7.1-10
     check("Msvm_ServiceAffectsElement", "ElementEffects", "5");

@@ -287,3 +287,49 @@ fn a_job_says_whether_it_can_be_ended() {
     assert_eq!(cancellable(Stage::Launching, JobState::Completed), "false");
     assert_eq!(cancellable(Stage::LettingRun, JobState::Running), "false");
 }
+
+/// Holds: SNAP-7.1-11
+#[test]
+fn export_settings_are_a_form_to_fill_in() {
+    let properties = [
+        "InstanceID",
+        "CopySnapshotConfiguration",
+        "CopyVmRuntimeInformation",
+        "CopyVmStorage",
+        "CaptureLiveState",
+        "BackupIntent",
+        "SnapshotVirtualSystem",
+        "DifferentialBackupBase",
+    ];
+    let query = format!("SELECT * FROM CIM_SettingData WHERE InstanceID LIKE 'Microsoft:{V}%Export'");
+    expect![[r#"
+        InstanceID: Microsoft:00000000-0000-0000-0000-0000000000A0\Export
+        CopySnapshotConfiguration: 0
+        CopyVmRuntimeInformation: true
+        CopyVmStorage: true
+        CaptureLiveState: 1
+        BackupIntent: 0
+        SnapshotVirtualSystem: -
+        DifferentialBackupBase: -
+    "#]]
+    .assert_eq(&table(&view(with_snapshot()), &query, &properties));
+}
+
+/// Holds: SNAP-10-7
+#[test]
+fn summaries_can_be_queried() {
+    let view = view(with_snapshot());
+    let query = format!("SELECT * FROM Msvm_SummaryInformation WHERE InstanceID LIKE 'Microsoft:{V}%'");
+    let properties =
+        ["InstanceID", "Name", "ElementName", "EnabledState", "HealthState", "NumberOfProcessors", "Snapshots"];
+    expect![[r#"
+        InstanceID: Microsoft:00000000-0000-0000-0000-0000000000A0
+        Name: 00000000-0000-0000-0000-0000000000A0
+        ElementName: web
+        EnabledState: 3
+        HealthState: 5
+        NumberOfProcessors: 2
+        Snapshots: \\HOST\root\virtualization\v2:Msvm_VirtualSystemSettingData.InstanceID="Microsoft:00000000-0000-0000-0000-000000005041"
+    "#]].assert_eq(&table(&view, &query, &properties));
+    assert_eq!(column(&view, "SELECT * FROM Msvm_SummaryInformation", "ElementName"), "web", "a snapshot has none");
+}
