@@ -171,15 +171,20 @@ fn concerned(before: &State, after: &State, classes: &BTreeSet<&'static str>) ->
     };
     for change in after.changed_jobs(before) {
         add(Object::Job(change.id));
-        // What a machine is busy with is part of its status.
-        change.versions().for_each(|job| add(Object::Vm(job.vm)));
+        // What a machine is busy with is part of its status, and of its summary.
+        change.versions().flat_map(|job| [Object::Vm(job.vm), Object::Summary(job.vm)]).for_each(&mut add);
     }
     let mut owners: Vec<Owner> = after.changed_vms(before).iter().map(|change| Owner::Vm(change.id)).collect();
     owners.extend(after.changed_snapshots(before).iter().map(|change| Owner::Snapshot(change.id)));
     for &owner in &owners {
         add(Object::Settings(owner));
-        if let Owner::Vm(vm) = owner {
-            add(Object::Vm(vm));
+        match owner {
+            Owner::Vm(vm) => [Object::Vm(vm), Object::Summary(vm), Object::Export(vm)].into_iter().for_each(&mut add),
+            // A machine's summary lists its snapshots.
+            Owner::Snapshot(_) => {
+                let vms = [before, after].into_iter().filter_map(|state| owner.vm(state));
+                vms.map(Object::Summary).for_each(&mut add);
+            }
         }
     }
     if !classes.iter().any(|class| is_below_settings(class)) {
