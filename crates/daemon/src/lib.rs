@@ -23,6 +23,7 @@ pub mod pump;
 pub mod run;
 pub mod service;
 mod sock_diag;
+pub mod startup;
 pub mod telemetry;
 pub mod tls;
 mod trail;

@@ -18,7 +18,7 @@ use crate::listen::ListenError;
 use crate::pump::{Pump, StartError};
 use crate::service::Service;
 use crate::telemetry::FilterError;
-use crate::{facts, telemetry};
+use crate::{facts, startup, telemetry};
 
 /// How long a stopping daemon waits for requests and effects under way. What is not done by then is taken up by the
 /// next daemon, as after a crash.
@@ -124,12 +124,14 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     let pump = tokio::spawn(pump.run(pump_stopping));
 
     let data_root = layout.data().to_owned();
+    let started = layout.started();
     let places = layout.clone();
     let host = facts::host(
         data_root,
         Box::new(move |vm, port| Some(if port == 0 { layout.com1(vm) } else { layout.com2(vm) })),
         Box::new(move |vm| u32::try_from(host::identity::Identity::load(&places.identity(vm))?.pid).ok()),
     );
+    let starting = tokio::spawn(startup::start_machines(handle.clone(), started));
     let service = Service::new(host, handle, executor.clone(), gate.audit.clone());
     let urls = doors.urls();
     let (close, closing) = watch::channel(false);
@@ -142,6 +144,7 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     tracing::info!("stopping; machines go on running");
     close.send_replace(true);
     service.stop();
+    starting.abort();
     let farewell = async {
         let _ = doors.await;
         executor.idle().await;

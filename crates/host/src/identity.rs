@@ -54,8 +54,7 @@ impl Identity {
     pub fn of(pid: i32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let start_ticks = live_since(&stat).ok_or(io::ErrorKind::NotFound)?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(Self { pid, start_ticks, boot })
+        Ok(Self { pid, start_ticks, boot: boot_id()? })
     }
 
     /// Writes it down for the next daemon, all or nothing.
@@ -74,6 +73,14 @@ impl Identity {
     pub fn load(path: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
+}
+
+/// The id of this boot of the host.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 impl Handle {

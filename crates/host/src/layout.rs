@@ -193,6 +193,11 @@ impl Layout {
         self.data.join("lock")
     }
 
+    /// The boot of the host for which machines that start with it have been started.
+    pub fn started(&self) -> PathBuf {
+        self.run.join("started")
+    }
+
     /// Directory of all machines.
     pub fn vms(&self) -> PathBuf {
         self.data.join("vms")

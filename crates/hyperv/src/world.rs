@@ -65,6 +65,7 @@ pub fn one_vm() -> State {
         created: Timestamp(NOW.0 - 86_400_000_000),
         settings: settings(layer_id(0)),
         snapshot_kind: SnapshotKind::Standard,
+        startup: Default::default(),
         power: Power::Off,
         saved: None,
         parent: None,

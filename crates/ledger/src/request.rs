@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::failure::Failure;
 use crate::id::{DeviceId, JobId, SnapshotId, VmId};
 use crate::snapshot::{Format, Purpose};
-use crate::vm::{Bus, Firmware, Network, SnapshotKind};
+use crate::vm::{Bus, Firmware, Network, SnapshotKind, Startup};
 
 /// Longest display name, in characters; the reference pages of the namespace state it for snapshots.
 pub const NAME_CHARS_MAX: usize = 100;
@@ -177,6 +177,8 @@ pub struct VmChanges {
     pub notes: Option<String>,
     /// What full snapshots produce. Any time; effective for the very next one.
     pub snapshot_kind: Option<SnapshotKind>,
+    /// What becomes of it when the host has started. Any time.
+    pub startup: Option<Startup>,
     /// Virtual processors. Machine off.
     pub processors: Option<u32>,
     /// Memory in MiB. Machine off.

@@ -26,6 +26,9 @@ pub struct Vm {
     pub settings: Settings,
     /// What a request for a full snapshot produces.
     pub snapshot_kind: SnapshotKind,
+    /// What becomes of it when the host has started.
+    #[serde(default, skip_serializing_if = "Startup::is_nothing")]
+    pub startup: Startup,
     /// Off, running and so on.
     pub power: Power,
     /// The memory image that the next start continues from, if any. Machine is [`Power::Off`] or [`Power::Saved`].
@@ -195,6 +198,22 @@ pub enum SnapshotKind {
     ProductionOnly,
     /// 5: memory, devices and disks of one moment.
     Standard,
+}
+
+/// What becomes of a machine when the host has started; records of older programs do not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Startup {
+    /// It stays as it is.
+    #[default]
+    Nothing,
+    /// It is started, or restored if it is saved.
+    Start,
+}
+
+impl Startup {
+    fn is_nothing(&self) -> bool {
+        *self == Startup::Nothing
+    }
 }
 
 /// What a machine is doing.

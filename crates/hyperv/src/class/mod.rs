@@ -22,7 +22,7 @@ use ledger::vm::Settings;
 
 pub use error::error;
 pub use pool::{DEFAULT_MEMORY_MIB, DEFAULT_PROCESSORS, role_and_range};
-pub use setting_data::{SUBTYPE_1, SUBTYPE_2, snapshot_kind, user_snapshot_type};
+pub use setting_data::{SUBTYPE_1, SUBTYPE_2, snapshot_kind, startup, user_snapshot_type};
 pub use summary::summary;
 
 use crate::object::{Device, Object, Owner};

@@ -8,7 +8,7 @@ use cim::{DateTime, Instance};
 use ledger::id::{SnapshotId, VmId};
 use ledger::paths::Paths;
 use ledger::snapshot::{Purpose, Snapshot};
-use ledger::vm::{Firmware, Power, Settings, SnapshotKind, Vm};
+use ledger::vm::{Firmware, Power, Settings, SnapshotKind, Startup, Vm};
 
 use super::blank;
 use crate::object::{Object, Owner};
@@ -56,6 +56,7 @@ pub fn snapshot(view: &View, snapshot: &Snapshot) -> Instance {
 fn common(view: &View, owner: Owner, vm: VmId, hardware: &Settings, parent: Option<SnapshotId>) -> Instance {
     let object = Object::Settings(owner);
     let directory = Paths::new(&view.host.data_root).vm(vm).display().to_string();
+    let startup = vm_startup(view, vm);
     let parent = parent.map(|id| Object::Settings(Owner::Snapshot(id)).path(view).to_string());
     let (subtype, boot_order) = match hardware.firmware {
         // CD-ROM, disk, network, floppy: what Hyper-V writes for generation 1; generation 2 has no such list.
@@ -72,8 +73,8 @@ fn common(view: &View, owner: Owner, vm: VmId, hardware: &Settings, parent: Opti
         .with("SuspendDataRoot", directory.as_str())
         .with("SwapFileDataRoot", directory.as_str())
         .with("LogDataRoot", directory.as_str())
-        // Machines are neither started with the host nor brought back when they end, and outlive the service.
-        .with("AutomaticStartupAction", 2u16)
+        // Machines are not brought back when they end, and outlive the service.
+        .with("AutomaticStartupAction", automatic_startup_action(startup))
         .with("AutomaticStartupActionDelay", DateTime::from_interval_micros(0))
         .with("AutomaticStartupActionSequenceNumber", 0u16)
         .with("AutomaticShutdownAction", 2u16)
@@ -93,6 +94,27 @@ fn common(view: &View, owner: Owner, vm: VmId, hardware: &Settings, parent: Opti
         .with("EnhancedSessionTransportType", 0u16)
         .with("Version", VERSION)
         .with_some("Parent", parent)
+}
+
+/// Of the machine, also for its snapshots: it is not brought back with one.
+fn vm_startup(view: &View, vm: VmId) -> Startup {
+    view.state.vms.get(&vm).map(|vm| vm.startup).unwrap_or_default()
+}
+
+/// `AutomaticStartupAction` as a number.
+fn automatic_startup_action(startup: Startup) -> u16 {
+    match startup {
+        Startup::Nothing => 2,
+        Startup::Start => 4,
+    }
+}
+
+/// `AutomaticStartupAction` from a number; `None` for those without a meaning here. To start a machine if it ran when
+/// the host went down, 3, would take knowing that it did, which a host that went down can no longer say.
+pub fn startup(number: u64) -> Option<Startup> {
+    [Startup::Nothing, Startup::Start]
+        .into_iter()
+        .find(|startup| u64::from(automatic_startup_action(*startup)) == number)
 }
 
 /// `UserSnapshotType` as a number.

@@ -5,7 +5,7 @@ use cim::{Instance, Value};
 use ledger::failure::Failure;
 use ledger::id::{SnapshotId, VmId};
 use ledger::request::{Definition, Request, VmChanges};
-use ledger::vm::{Firmware, SnapshotKind};
+use ledger::vm::{Firmware, SnapshotKind, Startup};
 use uuid::Uuid;
 
 use super::arguments::texts;
@@ -96,12 +96,14 @@ fn modify(call: &Call) -> Result<Reaction, Failure> {
 }
 
 fn modify_vm(vm: VmId, wanted: &Instance, changed: &[String]) -> Result<Vec<Request>, Failure> {
-    allow_only(changed, &["ElementName", "Notes", "UserSnapshotType"], "a virtual machine")?;
+    let changeable = ["ElementName", "Notes", "UserSnapshotType", "AutomaticStartupAction"];
+    allow_only(changed, &changeable, "a virtual machine")?;
     let has = |name: &str| changed.iter().any(|changed| changed == name);
     let changes = VmChanges {
         name: wanted.text("ElementName").filter(|_| has("ElementName")).map(str::to_owned),
         notes: has("Notes").then(|| notes(wanted)),
         snapshot_kind: if has("UserSnapshotType") { snapshot_kind(wanted)? } else { None },
+        startup: if has("AutomaticStartupAction") { startup(wanted)? } else { None },
         ..VmChanges::default()
     };
     Ok(if changed.is_empty() { Vec::new() } else { vec![Request::ModifyVm { vm, changes }] })
@@ -125,6 +127,14 @@ fn snapshot_kind(settings: &Instance) -> Result<Option<SnapshotKind>, Failure> {
     class::snapshot_kind(number).map(Some).ok_or_else(|| {
         invalid(format!("UserSnapshotType {number} does not exist"))
             .hint("use 2 (none), 3 (production, else standard), 4 (production) or 5 (standard)")
+    })
+}
+
+fn startup(settings: &Instance) -> Result<Option<Startup>, Failure> {
+    let Some(number) = settings.number("AutomaticStartupAction") else { return Ok(None) };
+    class::startup(number).map(Some).ok_or_else(|| {
+        unsupported(format!("AutomaticStartupAction {number} is not supported"))
+            .hint("use 2 (nothing) or 4 (start with the host)")
     })
 }
 

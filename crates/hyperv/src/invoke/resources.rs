@@ -177,9 +177,9 @@ fn modify_one(call: &Call, resource: &Instance) -> Result<Option<Step>, Failure>
             Ok(modify(VmChanges { processors: processors(resource)?, ..VmChanges::default() }))
         }
         Device::Memory => {
-            let memory_mib = memory_mib(resource)?;
+            // Fixed memory has one size, which some clients write three times, and some only as its limit.
+            let memory_mib = memory_mib(resource)?.or(resource.number("Limit"));
             let bounds = [resource.number("Reservation"), resource.number("Limit")];
-            // Fixed memory has one size, which some clients write three times.
             let follows = bounds.into_iter().flatten().all(|bound| Some(bound) == memory_mib);
             let allowed: &[&str] =
                 if follows { &["VirtualQuantity", "Reservation", "Limit"] } else { &["VirtualQuantity"] };
@@ -195,11 +195,25 @@ fn modify_one(call: &Call, resource: &Instance) -> Result<Option<Step>, Failure>
             let network = wanted_network(resource)?;
             Ok(network.map(|network| (Request::ConnectNic { vm, nic, network }, Resulting::Known(vm, device))))
         }
-        Device::Controller(_) | Device::Drive(_) | Device::Disk(_) | Device::Nic(_) | Device::Serial(_) => {
+        Device::Serial(number) => {
+            let stays = texts(resource, "Connection").into_iter().all(|place| is_usual_place(call, number, place));
+            allow_only(&changed, if stays { &["Connection"] } else { &[] }, "a serial port")
+                .map_err(|failure| failure.hint("a port is a socket at a place of the service's own choice"))?;
+            Ok(None)
+        }
+        Device::Controller(_) | Device::Drive(_) | Device::Disk(_) | Device::Nic(_) => {
             allow_only(&changed, &[], &format!("a {}", object.class()))?;
             Ok(None)
         }
     }
+}
+
+/// Whether this asks for nothing but the place that the service itself gives a serial port: nowhere, or the place of any
+/// machine's port, which stands in descriptions that are copied from one machine to the next.
+fn is_usual_place(call: &Call, number: u8, place: &str) -> bool {
+    let mut machines = call.view.state.vms.keys();
+    let is_of = |vm: &VmId| (call.view.host.serial)(*vm, number).is_some_and(|path| path.as_os_str() == place);
+    place.is_empty() || machines.any(is_of)
 }
 
 /// A resource of a machine as it is now.

@@ -10,7 +10,7 @@ use crate::job::{Cancel, JobKind, JobState, Stage};
 use crate::layers;
 use crate::request::{Definition, PowerTarget, Reply, Request, VmChanges};
 use crate::snapshot::{Format, Layer, Origin};
-use crate::vm::{Bus, Controller, Drive, Firmware, Network, Nic, Power, Settings, Vm};
+use crate::vm::{Bus, Controller, Drive, Firmware, Network, Nic, Power, Settings, Startup, Vm};
 
 /// Virtual size of a UEFI variable store: that of the 4 MiB firmware builds' variable image.
 const NVRAM_BYTES: u64 = 540_672;
@@ -69,7 +69,7 @@ impl Turn<'_> {
         });
         let mut controller = |bus, number| Controller { id: DeviceId(ids.next_uuid()), bus, number };
         let controllers = match definition.firmware {
-            Firmware::Bios => vec![controller(Bus::Ide, 0), controller(Bus::Ide, 1), controller(Bus::Scsi, 0)],
+            Firmware::Bios => vec![controller(Bus::Ide, 0), controller(Bus::Ide, 1)],
             Firmware::Uefi => vec![controller(Bus::Scsi, 0)],
         };
         let settings = Settings {
@@ -89,6 +89,7 @@ impl Turn<'_> {
             created: self.now,
             settings,
             snapshot_kind: definition.snapshot_kind,
+            startup: Startup::Nothing,
             power: Power::Off,
             saved: None,
             parent: None,
@@ -106,10 +107,11 @@ impl Turn<'_> {
     fn modify_vm(&mut self, vm: VmId, changes: &VmChanges) -> Reply {
         let now = self.now;
         self.state.update_vm(vm, |vm| {
-            let VmChanges { name, notes, snapshot_kind, processors, memory_mib } = changes.clone();
+            let VmChanges { name, notes, snapshot_kind, startup, processors, memory_mib } = changes.clone();
             vm.name = name.unwrap_or_else(|| vm.name.clone());
             vm.notes = notes.unwrap_or_else(|| vm.notes.clone());
             vm.snapshot_kind = snapshot_kind.unwrap_or(vm.snapshot_kind);
+            vm.startup = startup.unwrap_or(vm.startup);
             vm.settings.processors = processors.unwrap_or(vm.settings.processors);
             vm.settings.memory_mib = memory_mib.unwrap_or(vm.settings.memory_mib);
             vm.configuration_changed = now;

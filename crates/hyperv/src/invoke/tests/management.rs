@@ -77,7 +77,7 @@ fn machines_are_defined_from_settings() {
 
 /// Holds: SNAP-6-12, SNAP-6-13, WIRE-I5-4
 #[test]
-fn only_names_notes_and_the_snapshot_kind_change_by_settings() {
+fn few_things_change_by_settings() {
     let view = view(with_snapshot());
     let check = |owner: Uuid, properties: &str, expected: Expect| {
         let id = format!("Microsoft:{:X}", owner.as_hyphenated()).to_lowercase();
@@ -89,7 +89,7 @@ fn only_names_notes_and_the_snapshot_kind_change_by_settings() {
         V.0,
         "ElementName = \"Web\"; UserSnapshotType = 3;",
         expect![[
-            r#"wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: Some("Web"), notes: None, snapshot_kind: Some(ProductionOrStandard), processors: None, memory_mib: None } }"#
+            r#"wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: Some("Web"), notes: None, snapshot_kind: Some(ProductionOrStandard), startup: None, processors: None, memory_mib: None } }"#
         ]],
     );
     check(V.0, "ElementName = \"web\"; UserSnapshotType = 5; Notes = {};", expect!["wait for "]);
@@ -97,7 +97,7 @@ fn only_names_notes_and_the_snapshot_kind_change_by_settings() {
         V.0,
         "Notes = {\"one\", \"two\"};",
         expect![[
-            r#"wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: Some("one\ntwo"), snapshot_kind: None, processors: None, memory_mib: None } }"#
+            r#"wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: Some("one\ntwo"), snapshot_kind: None, startup: None, processors: None, memory_mib: None } }"#
         ]],
     );
     check(
@@ -109,9 +109,22 @@ fn only_names_notes_and_the_snapshot_kind_change_by_settings() {
     );
     check(
         V.0,
+        "AutomaticStartupAction = 4;",
+        expect![
+            "wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, startup: Some(Start), processors: None, memory_mib: None } }"
+        ],
+    );
+    check(V.0, "AutomaticStartupAction = 2;", expect!["wait for "]);
+    check(
+        V.0,
+        "AutomaticStartupAction = 3;",
+        expect!["32770: AutomaticStartupAction 3 is not supported: use 2 (nothing) or 4 (start with the host)"],
+    );
+    check(
+        V.0,
         "SecureBootEnabled = true; AutomaticShutdownAction = 4;",
         expect![
-            "32773: AutomaticShutdownAction, SecureBootEnabled of a virtual machine cannot be changed: here ElementName, Notes, UserSnapshotType can"
+            "32773: AutomaticShutdownAction, SecureBootEnabled of a virtual machine cannot be changed: here ElementName, Notes, UserSnapshotType, AutomaticStartupAction can"
         ],
     );
     check(
@@ -263,7 +276,7 @@ fn processors_and_memory_are_changed_by_their_id() {
         live(Device::Processor),
         "VirtualQuantity = 4;",
         expect![
-            "wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, processors: Some(4), memory_mib: None } }"
+            "wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, startup: None, processors: Some(4), memory_mib: None } }"
         ],
     );
     check(
@@ -277,7 +290,15 @@ fn processors_and_memory_are_changed_by_their_id() {
         live(Device::Memory),
         "VirtualQuantity = 512; Limit = 512; Reservation = 512;",
         expect![
-            "wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, processors: None, memory_mib: Some(512) } }"
+            "wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, startup: None, processors: None, memory_mib: Some(512) } }"
+        ],
+    );
+    check(
+        "Msvm_MemorySettingData",
+        live(Device::Memory),
+        "Limit = 2048;",
+        expect![
+            "wait for ModifyVm { vm: VmId(00A0), changes: VmChanges { name: None, notes: None, snapshot_kind: None, startup: None, processors: None, memory_mib: Some(2048) } }"
         ],
     );
     check(
