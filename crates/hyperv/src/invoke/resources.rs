@@ -119,6 +119,7 @@ fn add_one(call: &Call, vm: VmId, resource: &Instance) -> Result<Step, Failure> 
         Some(IDE) => Ok((Request::AddController { vm, bus: Bus::Ide }, Resulting::Created(vm, Device::Controller))),
         Some(SCSI) => Ok((Request::AddController { vm, bus: Bus::Scsi }, Resulting::Created(vm, Device::Controller))),
         Some(DRIVE) => {
+            check_kind_of_drive(resource)?;
             let controller = parent(call, vm, resource, "a controller", |device| match device {
                 Device::Controller(id) => Some(id),
                 _ => None,
@@ -247,6 +248,18 @@ fn address(resource: &Instance) -> Result<Option<u32>, Failure> {
         ["AddressOnParent", "Address"].iter().find_map(|name| resource.text(name).filter(|text| !text.is_empty()));
     text.map(|text| text.trim().parse().map_err(|_| invalid(format!("AddressOnParent {text} is not a number"))))
         .transpose()
+}
+
+/// Drives are for disk images: there is no way to hand a disk of the host to a guest.
+fn check_kind_of_drive(resource: &Instance) -> Result<(), Failure> {
+    let images = "Microsoft:Hyper-V:Synthetic Disk Drive";
+    match resource.text("ResourceSubType") {
+        Some(other) if !other.is_empty() && !cim::case::eq(other, images) => {
+            Err(unsupported(format!("drives of ResourceSubType {other} are not supported"))
+                .hint(format!("use {images}, and add a disk image to it")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn image_path(resource: &Instance) -> Result<PathBuf, Failure> {

@@ -1,6 +1,7 @@
 //! Method calls: what they ask of the ledger, what they refuse, and what they answer.
 
 mod keyboard;
+mod libvirt;
 mod management;
 mod outside;
 mod screen;

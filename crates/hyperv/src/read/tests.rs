@@ -1,6 +1,7 @@
 //! Reads, against states made by hand. Numbers in names of tests are those of the list of things that are easily got
 //! wrong in the behaviour this crate reproduces.
 
+mod libvirt;
 mod links;
 mod properties;
 
