@@ -25,8 +25,9 @@ use std::time::Duration;
 
 /// How long an enumeration waits for the next pull. Clients that poll by hand need a minute; twice that covers a busy one.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(120);
-/// Open enumerations of one principal. Clients pull one or two at a time, and many never release; the idlest goes first.
-pub const MAX_PER_PRINCIPAL: usize = 200;
+/// Open enumerations of one principal. Clients pull one or two at a time, and many never release; the idlest goes
+/// first. One costs its place in a state that it mostly shares with the present one.
+pub const MAX_PER_PRINCIPAL: usize = 1_000;
 /// Open enumerations in all, so that many principals together stay bounded too.
 pub const MAX_CONTEXTS: usize = 2_000;
 

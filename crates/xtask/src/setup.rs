@@ -65,6 +65,8 @@ fn missing_packages(workspace: &Workspace) -> Vec<&'static str> {
         ("curl", in_path("curl")),
         ("libxml2-utils", in_path("xmllint")),
         ("uuid-runtime", in_path("uuidgen")),
+        // The load of `cargo xtask bench --wire`.
+        ("wrk", in_path("wrk")),
     ];
     wanted.into_iter().filter(|(_, there)| !there).map(|(package, _)| package).collect()
 }

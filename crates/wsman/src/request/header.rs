@@ -25,8 +25,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 const MIN_ENVELOPE: usize = 8192;
 /// The largest reply if the client sets no limit: what Windows takes by default.
 pub(crate) const DEFAULT_ENVELOPE: usize = 512_000;
-/// The largest reply whatever the client says, so that one pull cannot ask for everything at once.
-const MAX_ENVELOPE: usize = 1024 * 1024;
+/// The largest reply whatever the client says, so that one pull cannot ask for everything at once: room for 1,000 rows of the largest
+/// class, which take 4.5 KiB each.
+const MAX_ENVELOPE: usize = 8 << 20;
 
 /// What the headers say.
 #[derive(Debug)]

@@ -212,7 +212,7 @@ pub struct Lab {
     pub toy: Toy,
     pub now: Duration,
     pub principal: &'static str,
-    requests: u8,
+    requests: u16,
 }
 
 impl Lab {
@@ -229,7 +229,11 @@ impl Lab {
     pub fn exchange(&mut self, content_type: &str, body: &[u8]) -> (Option<String>, HttpReply) {
         self.requests = self.requests.wrapping_add(1);
         let incoming = Incoming { content_type, body, principal: self.principal };
-        let moment = Moment { now: self.now, entropy: [self.requests; 32] };
+        let [high, low] = self.requests.to_be_bytes();
+        let mut entropy = [low; 32];
+        // Contexts are made from the second half, and must stay different when there are many.
+        entropy[16] ^= high;
+        let moment = Moment { now: self.now, entropy };
         match self.server.handle(incoming, moment) {
             Step::Reply(reply) | Step::Ended(reply) => (None, reply),
             Step::Follow(pull) => {
