@@ -71,7 +71,7 @@ pub struct Settings {
     /// Whether users who have an NTLM hash may use it in Negotiate authentication
     #[arg(long, env = "SNAPVISOR_NTLM", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub ntlm: Option<bool>,
-    /// Keys of this host's Kerberos services, HTTP/HOST@REALM or WSMAN/HOST@REALM; Kerberos is offered if set
+    /// Keys of this host's Kerberos services, HTTP/, WSMAN/ or host/NAME@REALM; Kerberos is offered if set
     #[arg(long, env = "SNAPVISOR_KEYTAB", value_name = "FILE")]
     pub keytab: Option<PathBuf>,
     /// Let messages and passwords cross the network in clear; only for networks where nobody listens

@@ -19,8 +19,9 @@ use auth::context::{
 
 pub use gss::GssError;
 
-/// Services whose tickets are for us: WinRM clients ask for either, and a keytab may hold keys of others.
-const SERVICES: [&str; 2] = ["HTTP", "WSMAN"];
+/// Services whose tickets are for us, if their keys are in the keytab: those that WinRM clients ask for (pypsrp for the
+/// last if not told otherwise, because Windows has one key for all three). A keytab may hold keys of more.
+const SERVICES: [&str; 3] = ["HTTP", "WSMAN", "host"];
 
 /// How the binding of a token to a TLS connection begins (RFC 5929 4).
 const END_POINT: &[u8] = b"tls-server-end-point:";
@@ -108,18 +109,16 @@ struct Sealer(gss::Context);
 
 impl Seal for Sealer {
     fn wrap(&mut self, plain: &[u8]) -> Result<Wrapped, SealError> {
-        let [signature, mut sealed, padding] = self.0.wrap(plain).map_err(other)?;
+        let [signature, mut sealed, padding] =
+            self.0.wrap(plain).map_err(|error| SealError::Other(error.to_string()))?;
         sealed.extend_from_slice(&padding);
         Ok(Wrapped { signature, sealed, padding: padding.len() })
     }
 
     fn unwrap(&mut self, signature: &[u8], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
-        self.0.unwrap(&[signature, sealed].concat()).map_err(other)
+        // The client hears of it, and need not hear which of our checks it was.
+        self.0.unwrap(&[signature, sealed].concat()).map_err(|_| SealError::Signature)
     }
-}
-
-fn other(error: GssError) -> SealError {
-    SealError::Other(error.to_string())
 }
 
 #[cfg(test)]
@@ -205,7 +204,8 @@ mod tests {
         let check = |principal: &str, expected: bool| assert_eq!(is_for_us(principal), expected, "{principal}");
         check("HTTP/host.example.org@EXAMPLE.ORG", true);
         check("wsman/host@EXAMPLE.ORG", true);
-        check("host/host.example.org@EXAMPLE.ORG", false);
+        check("host/host.example.org@EXAMPLE.ORG", true);
+        check("nfs/host.example.org@EXAMPLE.ORG", false);
         check("HTTP@EXAMPLE.ORG", false);
         check("alice@HTTP/host", false);
         check("", false);
