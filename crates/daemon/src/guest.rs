@@ -151,7 +151,8 @@ impl Guest {
     /// Decides about a request by its head.
     pub async fn decide(&self, authorization: Option<String>, body: BodyKind, identify: bool) -> Decision {
         self.state().named |= authorization.is_some();
-        if let Some(uid) = self.arrival.trusted.filter(|_| !self.state().named && body != BodyKind::Sealed) {
+        // A request without a body asks how one may log in, and is the first of a client that will.
+        if let Some(uid) = self.arrival.trusted.filter(|_| !self.state().named && body == BodyKind::Plain) {
             let asker = Asker { source: self.arrival.from.clone(), ..Asker::owner(uid) };
             return self.serve(asker, Vec::new());
         }

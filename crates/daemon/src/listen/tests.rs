@@ -202,7 +202,8 @@ async fn requests_are_sorted_out() {
         &[
             post_to("/wsman?x=y", "Content-Type: a/b\r\n", "body"),
             post_to("/wsman/", "", "22"),
-            post("Prefer: x, explained-refusals\r\n", ""),
+            post("Prefer: x, explained-refusals\r\n", "x"),
+            post("", ""),
             post_to("/other", "", ""),
             "GET /wsman HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
             format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
@@ -211,7 +212,8 @@ async fn requests_are_sorted_out() {
         expect![[r#"
             200 a/b 4 explain=false administer local
             200  2 explain=false administer local
-            200  0 explain=true administer local
+            200  1 explain=true administer local
+            401 [Negotiate] [Basic realm="WSMAN"] say who you are
             404 the service is at /wsman
             405 WS-Management is spoken with POST
             200  3 explain=false administer local
