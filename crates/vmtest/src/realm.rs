@@ -6,7 +6,7 @@
 //! Nothing of the system is read or written: `KRB5_CONFIG` and `KRB5_KDC_PROFILE` name files of ours. The KDC ends when
 //! the realm is dropped.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -58,15 +58,47 @@ impl Realm {
         self.directory.path().join(name)
     }
 
-    /// Makes new keys for these principals, such as `HTTP/localhost`, and writes them into a keytab of that file name.
+    /// Logs a user in: a ticket cache of that file name with tickets for him and these services, which last for so long.
+    ///
+    /// # Errors
+    /// If the KDC refuses.
+    pub fn log_in(&self, file: &str, user: (&str, &str), services: &[&str], seconds: u32) -> Result<PathBuf> {
+        let cache = self.file(file);
+        let (name, password) = user;
+        let mut kinit = program("kinit", self.directory.path());
+        kinit.args(["-l", &format!("{seconds}s"), "-c"]).arg(&cache).arg(name);
+        kinit.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut kinit = kinit.spawn().map_err(io("running kinit; `cargo xtask setup` installs it"))?;
+        if let Some(mut input) = kinit.stdin.take() {
+            writeln!(input, "{password}").map_err(io("telling kinit a password"))?;
+        }
+        let output = kinit.wait_with_output().map_err(io("waiting for kinit"))?;
+        if !output.status.success() {
+            return Err(Error::Other(format!("kinit: {}", String::from_utf8_lossy(&output.stderr))));
+        }
+        if !services.is_empty() {
+            run(program("kvno", self.directory.path()).arg("-c").arg(&cache).args(services))?;
+        }
+        Ok(cache)
+    }
+
+    /// Adds principals with keys that nobody knows but the KDC.
+    ///
+    /// # Errors
+    /// If the administration program refuses.
+    pub fn add_services(&self, principals: &[&str]) -> Result<()> {
+        principals
+            .iter()
+            .try_for_each(|name| administer(self.directory.path(), &self.name, &format!("addprinc -randkey {name}")))
+    }
+
+    /// Makes new keys for these services, such as `HTTP/localhost`, and writes them into a keytab of that file name.
     ///
     /// # Errors
     /// If the administration program refuses.
     pub fn keytab(&self, file: &str, principals: &[&str]) -> Result<PathBuf> {
         let keytab = self.file(file);
         for principal in principals {
-            // One that exists stays, and gets a new key below.
-            let _ = administer(self.directory.path(), &self.name, &format!("addprinc -randkey {principal}"));
             let add = format!("ktadd -k {} {principal}", keytab.display());
             administer(self.directory.path(), &self.name, &add)?;
         }
@@ -121,7 +153,7 @@ fn write_configuration(directory: &Path, name: &str, port: u16, skew_seconds: u3
 fn fill_database(directory: &Path, name: &str, users: &[(&str, &str)]) -> Result<()> {
     run(program("kdb5_util", directory).args(["create", "-s", "-r", name, "-P", "a master key for a test"]))?;
     for (user, password) in users {
-        administer(directory, name, &format!("addprinc -pw {password} {user}"))?;
+        administer(directory, name, &format!("addprinc -pw \"{password}\" {user}"))?;
     }
     Ok(())
 }

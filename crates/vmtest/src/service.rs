@@ -2,6 +2,7 @@
 //!
 //! A [`Service`] ends its machines and itself when dropped, also when a test panics, so that nothing runs on after it.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -72,9 +73,12 @@ pub struct Service {
     daemon: Option<Child>,
     binary: PathBuf,
     extra: Vec<String>,
+    environment: Vec<(String, OsString)>,
     disk_mib: Option<u32>,
     /// `http://127.0.0.1:PORT/wsman`
     pub url: String,
+    /// All that clients can connect to, in the order of the daemon's addresses.
+    pub urls: Vec<String>,
 }
 
 impl Service {
@@ -91,7 +95,15 @@ impl Service {
     /// # Errors
     /// If it does not come up.
     pub fn start_with(extra: &[&str]) -> Result<Self> {
-        Self::begin(extra, None)
+        Self::begin(extra, &[], None)
+    }
+
+    /// The same, with variables for the daemon and whatever of it runs later.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_in(environment: &[(&str, &Path)], extra: &[&str]) -> Result<Self> {
+        Self::begin(extra, environment, None)
     }
 
     /// The same, with a data directory that holds `mib` MiB and not more. Such a service cannot be restarted: the file
@@ -100,13 +112,21 @@ impl Service {
     /// # Errors
     /// If it does not come up.
     pub fn start_on_small_disk(mib: u32) -> Result<Self> {
-        Self::begin(&[], Some(mib))
+        Self::begin(&[], &[], Some(mib))
     }
 
-    fn begin(extra: &[&str], disk_mib: Option<u32>) -> Result<Self> {
+    fn begin(extra: &[&str], environment: &[(&str, &Path)], disk_mib: Option<u32>) -> Result<Self> {
         let directory = scratch()?;
-        let extra = extra.iter().map(|&argument| argument.to_owned()).collect();
-        let mut service = Self { directory, daemon: None, binary: binary()?, extra, disk_mib, url: String::new() };
+        let mut service = Self {
+            directory,
+            daemon: None,
+            binary: binary()?,
+            extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
+            environment: environment.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect(),
+            disk_mib,
+            url: String::new(),
+            urls: Vec::new(),
+        };
         std::fs::create_dir(service.data())
             .map_err(|source| Error::Io { what: "making the data directory".into(), source })?;
         service.restart()?;
@@ -165,9 +185,10 @@ impl Service {
             .map_err(|source| Error::Io { what: format!("starting {}", self.binary.display()), source })?;
         let output = child.stdout.take();
         self.daemon = Some(child);
-        self.url = output
+        self.urls = output
             .and_then(|output| await_ready(output, READY))
             .ok_or_else(|| Error::Other(format!("the daemon did not say where it listens; its log: {}", self.log())))?;
+        self.url = self.urls.iter().find(|url| url.starts_with("http://")).cloned().unwrap_or_default();
         Ok(())
     }
 
@@ -181,6 +202,7 @@ impl Service {
         let mut command = self.program();
         command.arg("serve").arg("--data-dir").arg(directory.join("data")).arg("--run-dir").arg(directory.join("run"));
         command.args(["--listen", "127.0.0.1:0"]).args(&self.extra);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -359,14 +381,14 @@ fn binary() -> Result<PathBuf> {
         .ok_or_else(|| Error::Other("SNAPVISOR_BIN does not name the program to test; run `cargo xtask test`".into()))
 }
 
-/// Reads the daemon's output until it says where it listens on TCP; goes on reading so that the daemon never blocks.
-fn await_ready(output: std::process::ChildStdout, limit: Duration) -> Option<String> {
+/// Reads the daemon's output until it says where it listens; goes on reading so that the daemon never blocks.
+fn await_ready(output: std::process::ChildStdout, limit: Duration) -> Option<Vec<String>> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
-            let url = line.split_whitespace().find(|word| word.starts_with("http://"));
+            let Some(places) = line.strip_prefix("listening on ") else { continue };
             // A closed channel means that nobody waits any more.
-            let _ = url.map(|url| sender.send(url.trim_end_matches(',').to_owned()));
+            let _ = sender.send(places.split_whitespace().map(str::to_owned).collect());
         }
     });
     receiver.recv_timeout(limit).ok()

@@ -11,14 +11,15 @@ use std::process::{Command, Stdio};
 use vmtest::service::BOOT;
 
 use super::Rig;
+use super::doors::{Doors, USERS};
 
 /// A file of `tests/real/clients`.
-fn script(name: &str) -> PathBuf {
+pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/clients").join(name)
 }
 
 /// The Python that has the client libraries.
-fn python() -> Command {
+pub fn python() -> Command {
     let interpreter = std::env::var_os("SNAPVISOR_CLIENT_PYTHON");
     Command::new(interpreter.expect("`cargo xtask test` names the client's interpreter"))
 }
@@ -51,20 +52,46 @@ fn check_client(rig: &mut Rig, what: &str, mut command: Command) {
 /// SNAP-17-1, SNAP-17-2, SNAP-17-3, SNAP-17-4, WIRE-A2-1, WIRE-I10-1, WIRE-I10-2, WIRE-L4-1
 #[test]
 fn outside_clients_do_what_microsofts_sample_does() {
-    let mut rig = Rig::small();
+    let doors = Doors::open();
+    let mut rig = Rig { agent: doors.service.boot("g", &["--memory", "160M"]).unwrap(), service: doors.service };
     rig.start_chain();
-    let url = rig.service.url.clone();
-    let host = url.trim_start_matches("http://").trim_end_matches("/wsman").to_owned();
-    let with = |name: &str, library: &str, auth: &str| {
+    let (loopback, remote) = (format!("http://{}/wsman", doors.loopback), format!("http://{}/wsman", doors.remote));
+    let tls = format!("https://{}/wsman", doors.tls);
+    let certificate = rig.service.data().join("certificate.pem");
+    let (name, password, _) = USERS[0];
+    let ask = |file: &str, library: &str, auth: &str, url: &str| {
         let mut command = python();
-        command.arg(script(name)).args(["g", library, auth, &url, "u", "p"]);
+        command.arg(script(file)).args(["g", library, auth, url, name, password]);
+        if url == tls {
+            command.arg(&certificate);
+        }
         command
     };
-    check_client(&mut rig, "pypsrp", with("life.py", "pypsrp", "basic"));
-    check_client(&mut rig, "pywinrm", with("life.py", "pywinrm", "basic"));
-    check_client(&mut rig, "os-win", with("oswin.py", "pypsrp", "basic"));
+    check_client(&mut rig, "pypsrp-basic", ask("life.py", "pypsrp", "basic", &loopback));
+    check_client(&mut rig, "pypsrp-basic-tls", ask("life.py", "pypsrp", "basic", &tls));
+    check_client(&mut rig, "pypsrp-ntlm-sealed", ask("life.py", "pypsrp", "ntlm", &remote));
+    check_client(&mut rig, "pypsrp-ntlm-tls", ask("life.py", "pypsrp", "ntlm", &tls));
+
+    // The ticket says who it is; a password would be used to get another one.
+    let ticket = doors.realm.log_in("alice", (name, password), &[], 36_000).unwrap();
+    let mut kerberos = python();
+    kerberos.arg(script("life.py")).args(["g", "pypsrp", "kerberos", &loopback]);
+    kerberos.envs(doors.realm.environment()).env("KRB5CCNAME", ticket);
+    check_client(&mut rig, "pypsrp-kerberos-sealed", kerberos);
+
+    check_client(&mut rig, "pywinrm-ntlm-sealed", ask("life.py", "pywinrm", "ntlm", &remote));
+    check_client(&mut rig, "pywinrm-basic-tls", ask("life.py", "pywinrm", "basic", &tls));
+    check_client(&mut rig, "os-win", ask("oswin.py", "pypsrp", "negotiate", &tls));
+
     let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(&certificate, directory.path().join(format!("{}.crt", doors.tls))).unwrap();
     let mut wsl = Command::new(script("wsl.sh"));
-    wsl.arg(directory.path()).args(["g", &host]).envs([("WSUSER", "u"), ("WSPASS", "p"), ("WSNOSSL", "true")]);
+    // The password goes through a shell on its way to curl.
+    wsl.arg(directory.path()).args(["g", &doors.tls]).env("WSUSER", name).env("WSPASS", shell_quoted(password));
     check_client(&mut rig, "wsl", wsl);
+}
+
+/// A word that a shell reads as `text`.
+fn shell_quoted(text: &str) -> String {
+    text.chars().flat_map(|c| ['\\', c]).collect()
 }

@@ -9,6 +9,8 @@ mod branches;
 mod clients;
 mod crash;
 mod destroy;
+mod doors;
+mod matrix;
 mod outside;
 mod privilege;
 mod refusals;

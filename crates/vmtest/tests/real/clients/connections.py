@@ -35,6 +35,8 @@ class Pypsrp:
             password=password,
             cert_validation=authorities or True,
             negotiate_send_cbt=True,
+            # The realm knows the server by this name, whatever its address.
+            negotiate_hostname_override="localhost",
             no_proxy=True,
         )
 
