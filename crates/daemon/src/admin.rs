@@ -3,7 +3,9 @@
 //! It works on files rather than over the wire, so that the first user can be made before there is one, and so that
 //! passwords and their hashes never leave the host. The daemon notices by itself ([`crate::users_file`]).
 
+use std::fs::DirBuilder;
 use std::io::{BufRead, IsTerminal, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use auth::secret::{NtHash, Password, Phc, SecretError};
@@ -125,6 +127,14 @@ pub enum AdminError {
     /// The configuration does not say where.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The data directory cannot be made.
+    #[error("could not make {path}: {source}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Of the users file.
     #[error(transparent)]
     Users(#[from] UsersFileError),
@@ -152,6 +162,8 @@ pub type Said = (String, Value);
 pub fn user(command: UserCommand) -> Result<Said, AdminError> {
     let config = config(command.place)?;
     let path = &config.users_file;
+    // Users may be made before the daemon has run.
+    make_private(&config.data_dir).map_err(|source| AdminError::Directory { path: config.data_dir.clone(), source })?;
     let (name, what) = match command.action {
         UserAction::List => return Ok(list(&users_file::read(path)?)),
         UserAction::Add { kerberos: Some(principal), role, .. } => {
@@ -204,6 +216,16 @@ pub fn certificate(command: CertificateCommand) -> Result<Said, AdminError> {
     let fingerprint = Tls::open(files)?.current().fingerprint.clone();
     let text = format!("{}\nSHA-256 {fingerprint}\n", path.display());
     Ok((text, json!({ "path": path, "sha256": fingerprint })))
+}
+
+/// Makes the data directory, to which the daemon gives the mode that it needs. Those above it stay passable, for emulators
+/// that run as somebody else.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory.parent().unwrap_or(directory))?;
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }
 
 fn config(place: Place) -> Result<Config, ConfigError> {

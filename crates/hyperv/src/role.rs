@@ -107,7 +107,7 @@ mod tests {
     use ledger::job::{JobKind, JobState};
 
     use super::*;
-    use crate::object::{Device, Object, Owner, Part};
+    use crate::object::Object;
     use crate::schema::VIRTUALIZATION;
     use crate::view::View;
     use crate::world::*;
@@ -122,20 +122,10 @@ mod tests {
         view(state)
     }
 
-    /// One object of every class that can have methods here.
-    fn objects() -> Vec<Object> {
-        let owner = Owner::Vm(V);
-        vec![
-            Object::Host,
-            Object::Vm(V),
-            Object::Settings(owner),
-            Object::Resource(owner, Device::Processor),
-            Object::Resource(owner, Device::Memory),
-            Object::SnapshotService,
-            Object::ManagementService,
-            Object::Job(job_id(1)),
-            Object::Part(V, Part::Shutdown),
-        ]
+    /// Every object that there is.
+    fn objects(view: &View) -> Vec<Object> {
+        let classes = crate::read::find::CLASSES.into_iter().chain(crate::part::CLASSES);
+        classes.flat_map(|class| crate::read::find::objects(&view.state, class)).collect()
     }
 
     #[test]
@@ -143,7 +133,7 @@ mod tests {
         let view = everything();
         let schema = std::sync::Arc::clone(view.namespaces.virtualization());
         let mut missing = Vec::new();
-        for object in objects() {
+        for object in objects(&view) {
             let class = schema.class(object.class()).unwrap();
             let methods: Vec<String> = class.methods().iter().map(|method| method.name.clone()).collect();
             for method in methods {
