@@ -12,9 +12,9 @@ use super::computer_system::{DISABLED, ENABLED};
 use crate::object::{Object, Part};
 use crate::view::View;
 
-/// Size of the picture that the display is said to show; what it really shows, guests decide from moment to moment, and
-/// thumbnails are scaled to what a client asks for.
-const PICTURE: (u32, u32) = (1024, 768);
+/// Size of the picture that the display is said to show: that of VGA. What it really shows, guests decide from moment to
+/// moment. Clients ask for a picture of just this size, so it must be one that fits into an answer.
+const PICTURE: (u32, u32) = (640, 480);
 /// Colours of a picture of 16 bits per pixel.
 const COLOURS: u64 = 1 << 16;
 /// Memory of QEMU's standard display, in bytes.

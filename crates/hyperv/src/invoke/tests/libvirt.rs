@@ -241,3 +241,19 @@ fn a_machine_is_shut_down_and_destroyed() {
         arguments,
     )));
 }
+
+/// The driver asks for a picture of the size that the video head tells, and gives up on any refusal.
+#[test]
+fn a_screenshot_has_the_size_of_the_video_head() {
+    let mut state = one_vm();
+    state.update_vm(V, |vm| vm.power = ledger::vm::Power::Running);
+    let running = view(state);
+    let size = |property| column(&running, "SELECT * FROM Msvm_VideoHead", property);
+    let arguments = vec![
+        ("WidthPixels", text(size("CurrentHorizontalResolution"))),
+        ("HeightPixels", text(size("CurrentVerticalResolution"))),
+        ("TargetSystem", reference(vssd(V.0))),
+    ];
+    let reaction = call(&running, management_service(), "GetVirtualSystemThumbnailImage", arguments);
+    assert!(matches!(reaction, Ok(crate::Reaction::Ask(_))), "{}", show(reaction));
+}
