@@ -288,6 +288,7 @@ mod tests {
         state
     }
 
+    /// Holds: SNAP-8.1-2, SNAP-13-1, SNAP-13-2, SNAP-13-3
     #[test]
     fn jobs_machines_and_snapshots_come_change_and_go() {
         let (one, snapshot) = (one_vm(), with_snapshot());

@@ -189,6 +189,7 @@ async fn converse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), requests: 
     answers.join("\n")
 }
 
+/// Holds: WIRE-A1-1, WIRE-A1-2, WIRE-A4-2, WIRE-A6-1, WIRE-A8-1, WIRE-L5-2
 #[tokio::test]
 async fn requests_are_sorted_out() {
     let scene = Scene::new();
@@ -237,6 +238,19 @@ async fn requests_are_sorted_out() {
     .await;
 }
 
+/// Holds: WIRE-A4-1
+#[tokio::test]
+async fn a_client_that_waits_is_told_to_go_on() {
+    let scene = Scene::new();
+    let mut client = scene.connect_as_owner();
+    let head = "POST /wsman HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    assert!(any_answer(&mut client).await.starts_with("100"));
+    client.write_all(b"x").await.unwrap();
+    assert!(any_answer(&mut client).await.starts_with("200"));
+}
+
+/// Holds: WIRE-A2-1, WIRE-A5-1, WIRE-B1-1, WIRE-B2-1, WIRE-B2-2, WIRE-B3-1
 #[tokio::test]
 async fn strangers_are_asked_and_told_nothing() {
     let scene = Scene::new();
@@ -289,6 +303,7 @@ async fn strangers_are_asked_and_told_nothing() {
         "event":"authentication","outcome":"refused","source":"127.0.0.1","door":"http","user":"alice","reason":"the user is unknown or disabled, or the password is wrong"}"#]].assert_eq(&scene.audit());
 }
 
+/// Holds: WIRE-B4-1
 #[tokio::test]
 async fn names_come_in_many_forms() {
     let scene = Scene::new();
@@ -340,6 +355,7 @@ async fn beyond_this_host_nothing_is_said_in_clear() {
         .await;
 }
 
+/// Holds: WIRE-B10-1
 #[tokio::test]
 async fn anybody_may_ask_what_this_is() {
     let scene = Scene::new();
@@ -438,6 +454,7 @@ async fn who_hangs_around_keeps_nobody_out() {
     assert!(scene.house.places.counts().0 <= STRANGERS_MAX);
 }
 
+/// Holds: WIRE-L3-1
 #[tokio::test(start_paused = true)]
 async fn strangers_have_little_time_and_users_have_more() {
     let scene = Scene::new();
@@ -454,6 +471,7 @@ async fn strangers_have_little_time_and_users_have_more() {
     assert!(converse(&mut own, &[post("", "x")]).await.starts_with("200"), "two minutes of silence are allowed");
 }
 
+/// Holds: WIRE-A7-1
 #[tokio::test]
 async fn tls_lets_basic_in_from_elsewhere() {
     let scene = Scene::new();
@@ -501,6 +519,7 @@ async fn handshake(
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, client).await.unwrap()
 }
 
+/// Holds: WIRE-B6-1, WIRE-B7-1, WIRE-B9-1
 #[tokio::test]
 async fn sealed_messages_are_answered_sealed() {
     let scene = Scene::new();
@@ -561,6 +580,7 @@ async fn sealed_exchange(client: &mut UnixStream, session: &mut dyn Seal, body: 
     String::from_utf8(opened.body).unwrap()
 }
 
+/// Holds: WIRE-A8-1
 #[tokio::test]
 async fn the_doors_open_and_close() {
     let Scene { directory, house, close } = Scene::new();

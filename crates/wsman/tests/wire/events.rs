@@ -72,6 +72,7 @@ fn look(lab: &Lab, waiting: &Pull) -> String {
     }
 }
 
+/// Holds: WIRE-J4-2
 #[test]
 fn the_whole_course_on_the_wire() {
     let mut lab = Lab::new();
