@@ -363,6 +363,7 @@ mod tests {
         }
     }
 
+    // tidy: allow-long-fn one story, told command by command
     #[test]
     fn users_come_and_go() {
         let directory = tempfile::tempdir().unwrap();
