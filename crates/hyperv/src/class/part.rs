@@ -12,9 +12,9 @@ use super::computer_system::{DISABLED, ENABLED};
 use crate::object::{Object, Part};
 use crate::view::View;
 
-/// Size of the picture that the display is said to show: that of VGA. What it really shows, guests decide from moment to
-/// moment. Clients ask for a picture of just this size, so it must be one that fits into an answer.
-const PICTURE: (u32, u32) = (640, 480);
+/// Size of the picture that the display is said to show. What it really shows, guests decide from moment to
+/// moment. Clients ask for a picture of just this size, so it must be one that fits, in base64, into an answer of 512 000 bytes.
+const PICTURE: (u32, u32) = (480, 360);
 /// Colours of a picture of 16 bits per pixel.
 const COLOURS: u64 = 1 << 16;
 /// Memory of QEMU's standard display, in bytes.

@@ -178,9 +178,9 @@ fn screen_keyboard_and_power_button_are_found() {
             &heads,
             &["CurrentHorizontalResolution", "CurrentVerticalResolution"],
             expect![[r#"
-            640
+            480
             --
-            480"#]],
+            360"#]],
         );
         let button_of = format!("SELECT * FROM Msvm_ShutdownComponent WHERE SystemName = '{VM}'");
         assert_eq!(column(&view, &button_of, "EnabledState"), button, "{power:?}");
