@@ -80,6 +80,7 @@ impl Maker {
             power_changed: THEN,
             configuration_changed: THEN,
             garbage: Vec::new(),
+            startup: Default::default(),
         });
     }
 
