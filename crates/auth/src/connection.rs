@@ -189,6 +189,11 @@ impl Connection {
 
     fn without_header(&mut self, head: Head<'_>, users: &Users) -> Verdict {
         if let Phase::Authenticated(session) = &self.phase {
+            // A request without a body asks how one may log in. There is a client that asks so before each of its first
+            // requests, and takes anything but a 401 for a reason to send its password no more.
+            if session.method == Method::Basic && head.body == BodyKind::Empty {
+                return self.challenge(None);
+            }
             return match session.caller(users) {
                 Ok(caller) => self.admit(head.body, caller, Vec::new()),
                 Err(refusal) => {

@@ -146,6 +146,11 @@ fn basic_is_remembered_until_something_changes() {
     for _ in 0..3 {
         assert_eq!(world.say(Some(&header), BodyKind::Plain), serve);
         assert_eq!(world.say(None, BodyKind::Plain), serve, "the connection is authenticated");
+        let question = world.say(None, BodyKind::Empty);
+        assert!(
+            question.starts_with("401") && question.contains("Basic"),
+            "virt-who asks before it sends its password"
+        );
     }
     world.users.change("alice", |user| user.role = Role::Read).unwrap();
     assert_eq!(world.say(None, BodyKind::Plain), "serve alice read []");
