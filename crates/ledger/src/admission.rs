@@ -15,6 +15,7 @@
 
 use crate::failure::{Failure, Kind};
 use crate::id::{DeviceId, JobId, SnapshotId, VmId};
+use crate::image_file;
 use crate::job::JobKind;
 use crate::request::{
     Contents, Definition, MEMORY_MIB, NAME_CHARS_MAX, NOTES_BYTES_MAX, PROCESSORS_MAX, PowerTarget, Request,
@@ -98,6 +99,7 @@ pub fn admit(state: &State, request: &Request) -> Result<(), Failure> {
             name.as_deref().map_or(Ok(()), |name| check_name("snapshot name", name))?;
             notes.as_deref().map_or(Ok(()), check_notes)
         }
+        Request::WorkOnImage(work) => image_file::admit(work),
         Request::CancelJob { job, .. } => admit_cancel(state, *job),
     }
 }

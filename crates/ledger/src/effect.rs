@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use crate::id::{JobId, LayerId, VmId};
+use crate::image_file::ImageWork;
 use crate::snapshot::Format;
 use crate::state::Timestamp;
 use crate::vm::{Firmware, Nic, Slot};
@@ -243,6 +244,26 @@ pub enum Effect {
     Describe {
         /// What to describe.
         moments: Vec<MomentSpec>,
+    },
+    /// Find the real paths of files: symbolic links resolved, of a new file those of its directory. Files to be read must be
+    /// images of the format that their name tells and lie on nothing but images in their own directory; new ones must not
+    /// be there.
+    LocateImages {
+        /// What is going to be done with them.
+        work: ImageWork,
+    },
+    /// Do it. A new file is made as `draft` and then gets its name as a second one; repeating it
+    /// begins the draft anew, unless the file has its name already. All else may be repeated as it is.
+    WorkOnImage {
+        /// What to do, with real paths.
+        work: ImageWork,
+        /// First name of a new file.
+        draft: Option<PathBuf>,
+    },
+    /// Remove one name of a file. Missing is fine.
+    RemoveImage {
+        /// The name.
+        path: PathBuf,
     },
     /// Remove files and directories that nobody refers to any more. Missing ones are fine.
     Delete {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::effect::EffectId;
 use crate::failure::Failure;
 use crate::id::VmId;
+use crate::image_file::ImageWork;
 use crate::request::Request;
 use crate::snapshot::Format;
 use crate::state::Timestamp;
@@ -87,7 +88,8 @@ pub enum Observation {
 /// How an effect ended well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done, nothing to tell: `CreateOverlays`, `Launch`, `Control`, `Describe`, `Delete`, `PrepareVm`.
+    /// Done, nothing to tell: `CreateOverlays`, `Launch`, `Control`, `Describe`, `Delete`, `PrepareVm`,
+    /// `WorkOnImage`, `RemoveImage`.
     Done,
     /// `InspectImage`: the image and its backing files, top first.
     Inspected {
@@ -117,6 +119,11 @@ pub enum Outcome {
         report: CaptureReport,
         /// What is needed to build the machine again.
         machine: String,
+    },
+    /// `LocateImages`: the same work with real paths.
+    Located {
+        /// What can be done now.
+        work: ImageWork,
     },
     /// `Measure`: bytes held by each file, in the order asked.
     Measured {

@@ -17,6 +17,7 @@ use crate::effect::MergeDirection;
 use crate::event::CaptureReport;
 use crate::failure::Failure;
 use crate::id::{DeviceId, JobId, LayerId, MemoryId, SnapshotId, VmId};
+use crate::image_file::ImageWork;
 use crate::request::PowerTarget;
 use crate::snapshot::{Format, Layer, Purpose};
 use crate::state::Timestamp;
@@ -27,7 +28,7 @@ use crate::vm::{Power, Slot, Vm};
 pub struct Job {
     /// Identity.
     pub id: JobId,
-    /// The machine it works on. For `Define`, the one being defined.
+    /// The machine it works on. For `Define`, the one being defined; for work on image files, one that does not exist.
     pub vm: VmId,
     /// What it does.
     pub kind: JobKind,
@@ -67,6 +68,13 @@ impl Job {
                 | Stage::Launching
                 | Stage::Saving { .. }
                 | Stage::AwaitingShutdown
+                | Stage::LocatingImages(_)
+                | Stage::WorkingOnImage(
+                    ImageWork::Create { .. }
+                        | ImageWork::Convert { .. }
+                        | ImageWork::Merge { .. }
+                        | ImageWork::Validate { .. }
+                )
         );
         stoppable && !self.state.is_final()
     }
@@ -107,6 +115,16 @@ pub enum JobKind {
     ClearSnapshotState,
     /// Merge layers that an earlier job left over.
     Merge,
+    /// Make an image file.
+    CreateImage,
+    /// Copy an image file into another format.
+    ConvertImage,
+    /// Make the disk in an image file larger.
+    ResizeImage,
+    /// Merge an image file into the one below.
+    MergeImages,
+    /// Look for damage in an image file.
+    ValidateImage,
 }
 
 /// Where a job stands, as clients see it.
@@ -285,6 +303,17 @@ pub enum Stage {
     },
     /// The power button is pressed; the guest takes its time.
     AwaitingShutdown,
+    /// Finding out which files are meant: real paths, and whether they are what they should be.
+    LocatingImages(ImageWork),
+    /// Working on image files. On record are the real paths, so that nobody else takes them up.
+    WorkingOnImage(ImageWork),
+    /// Removing what the work has left: a second name, or a file that was merged.
+    RemovingImage {
+        /// The file.
+        path: std::path::PathBuf,
+        /// How the job will end.
+        end: JobState,
+    },
     /// Nothing more to do.
     Finished,
 }

@@ -16,7 +16,7 @@
 //! Reading order: [`state`] (virtual machines, snapshots, layers, memory images, jobs and the invariants between them),
 //! [`request`] (what may be asked), [`admission`] (who may do it now), [`job`] (how long work proceeds, step by step),
 //! [`layers`] (which disk layers may go and how), [`driver`] (the loop's body and what it does after a restart).
-//! [`question`] has what is asked of the world without anything to remember, and does not pass through the driver.
+//! [`image_file`] is about files that belong to no machine. [`question`] has what is asked of the world without anything to remember, and does not pass through the driver.
 
 pub mod admission;
 pub mod changes;
@@ -25,6 +25,7 @@ pub mod effect;
 pub mod event;
 pub mod failure;
 pub mod id;
+pub mod image_file;
 pub mod job;
 pub mod layers;
 pub mod paths;

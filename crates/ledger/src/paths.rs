@@ -21,6 +21,11 @@ impl Paths {
         Self { root: root.into() }
     }
 
+    /// Where all names lie.
+    pub fn root(&self) -> &std::path::Path {
+        &self.root
+    }
+
     /// Everything made for one machine.
     pub fn vm(&self, vm: VmId) -> PathBuf {
         self.root.join("vms").join(vm.to_string())

@@ -7,6 +7,8 @@
 use std::path::PathBuf;
 
 use crate::id::VmId;
+use crate::image_file::FileFormat;
+use crate::state::Timestamp;
 
 /// Something to be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub enum Question {
         /// One after the other, with a moment between them.
         strokes: Vec<Stroke>,
     },
+    /// What is this image file? Answered by [`Answer::Image`].
+    Image(PathBuf),
     /// Is this key down, as far as we pressed it? Answered by [`Answer::Pressed`].
     IsPressed {
         /// Of which machine.
@@ -57,6 +61,29 @@ pub enum Answer {
     Done,
     /// Whether the key is down.
     Pressed(bool),
+    /// What the file is.
+    Image(ImageFacts),
+}
+
+/// An image file as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// Real path, symbolic links resolved.
+    pub path: PathBuf,
+    /// Format.
+    pub format: FileFormat,
+    /// Size of the disk in bytes.
+    pub size: u64,
+    /// The file takes up all of its space at once, as far as its format says.
+    pub fixed: bool,
+    /// The image below.
+    pub parent: Option<PathBuf>,
+    /// Length of the file in bytes.
+    pub file_bytes: u64,
+    /// Another process has it open as an image.
+    pub in_use: bool,
+    /// When it was written last.
+    pub modified: Timestamp,
 }
 
 /// A screen to look at.

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::failure::Failure;
 use crate::id::{DeviceId, JobId, SnapshotId, VmId};
+use crate::image_file::ImageWork;
 use crate::snapshot::{Format, Purpose};
 use crate::vm::{Bus, Firmware, Network, SnapshotKind, Startup};
 
@@ -140,6 +141,8 @@ pub enum Request {
         /// New notes.
         notes: Option<String>,
     },
+    /// Work on image files that belong to no machine. A job.
+    WorkOnImage(ImageWork),
     /// Ask a job to end.
     CancelJob {
         /// The job.

@@ -51,6 +51,7 @@ impl Turn<'_> {
             Request::DestroySnapshotTree { snapshot } => self.begin_destroy_snapshots(*snapshot, true, ids),
             Request::ClearSnapshotState { snapshot } => self.begin_clear_state(*snapshot, ids),
             Request::ModifySnapshot { snapshot, name, notes } => Ok(self.modify_snapshot(*snapshot, name, notes)),
+            Request::WorkOnImage(work) => Ok(self.begin_image_work(work, ids)),
             Request::CancelJob { job, kill } => Ok(self.cancel(*job, *kill)),
         }
     }

@@ -50,6 +50,9 @@ pub(super) fn of(state: &State, paths: &Paths, job: &Job) -> Result<Option<Effec
             Effect::AbortCapture { vm: job.vm, overlays: Vec::new(), resume: *power == Power::Running }
         }
         Stage::Controlling { target, .. } => Effect::Control { vm: job.vm, action: control(*target) },
+        Stage::LocatingImages(work) => Effect::LocateImages { work: work.clone() },
+        Stage::WorkingOnImage(work) => Effect::WorkOnImage { work: work.clone(), draft: work.draft(job.id) },
+        Stage::RemovingImage { path, .. } => Effect::RemoveImage { path: path.clone() },
         Stage::AwaitingShutdown | Stage::Finished => return Ok(None),
     };
     Ok(Some(effect))

@@ -10,6 +10,7 @@
 
 mod begin;
 mod effects;
+mod images;
 mod machine;
 mod outcome;
 mod recover;
@@ -204,6 +205,11 @@ impl JobKind {
             JobKind::DestroySnapshot => "Deleting snapshot",
             JobKind::ClearSnapshotState => "Clearing saved state of snapshot",
             JobKind::Merge => "Merging disks",
+            JobKind::CreateImage => "Creating disk image",
+            JobKind::ConvertImage => "Converting disk image",
+            JobKind::ResizeImage => "Enlarging disk image",
+            JobKind::MergeImages => "Merging disk images",
+            JobKind::ValidateImage => "Checking disk image",
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::effect::EffectId;
 use crate::event::{EffectFailure, InspectedImage, Outcome};
 use crate::failure::{Failure, Kind};
 use crate::id::{DeviceId, IdSource, JobId, LayerId, MemoryId, VmId};
+use crate::image_file;
 use crate::job::{Job, JobKind, JobState, Stage};
 use crate::request::PowerTarget;
 use crate::snapshot::{Layer, Memory, Origin};
@@ -74,6 +75,9 @@ impl Turn<'_> {
                 self.save_undone(id, vm, memory, if *alive { power } else { Power::Off }, end);
             }
             (Stage::Controlling { target, .. }, Outcome::Done) => self.controlled(id, vm, target),
+            (Stage::LocatingImages(_), Outcome::Located { work }) => self.images_located(id, work),
+            (Stage::WorkingOnImage(work), Outcome::Done) => self.image_worked_on(id, &work),
+            (Stage::RemovingImage { end, .. }, Outcome::Done) => self.end(id, end),
             (stage, outcome) => {
                 debug_assert!(false, "outcome {outcome:?} does not belong to {stage:?}");
                 let failure = Failure::new(Kind::Failed, "the host answered something else than was asked");
@@ -135,13 +139,22 @@ impl Turn<'_> {
                 self.end(id, end);
             }
             Stage::Measuring(_) | Stage::Merging(_) => self.end(id, merge_failed(job, end)),
-            Stage::InspectingImage { .. } => self.end(id, end),
+            Stage::WorkingOnImage(work) => self.image_work_failed(id, &work, end),
+            Stage::RemovingImage { path, end } => self.image_not_removed(id, &path, end, failure),
+            Stage::InspectingImage { .. } | Stage::LocatingImages(_) => self.end(id, end),
             Stage::AwaitingShutdown | Stage::Finished => {}
         }
     }
 
     /// Puts an inspected image into its drive.
     fn inspected(&mut self, job: JobId, vm: VmId, drive: DeviceId, chain: &[InspectedImage]) {
+        // The top one will be written, the others are only read.
+        let claimed = chain.iter().enumerate().find_map(|(depth, image)| {
+            image_file::require_unclaimed(&self.state, &image.path, Some(job), depth == 0).err()
+        });
+        if let Some(failure) = claimed {
+            return self.end(job, JobState::Failed(failure));
+        }
         let used = |image: &InspectedImage| self.state.layers.values().find(|layer| layer.path == image.path).cloned();
         if let Some(layer) = chain.first().and_then(used) {
             let owner = self.state.vms.get(&layer.vm).map_or_else(|| layer.vm.to_string(), |vm| vm.name.clone());

@@ -7,6 +7,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports, in its helpers too")]
 
+mod images;
 mod rig;
 mod rules;
 mod world;
@@ -37,6 +38,8 @@ enum Do {
     GuestExits,
     Tick,
     DestroyVm,
+    /// Work on files that are no machine's; see [`images::work`].
+    Image(&'static str),
 }
 
 use Do::*;
@@ -54,6 +57,7 @@ impl Scene {
         for name in ["/user/a.qcow2", "/user/b.qcow2"] {
             scene.rig.world.files.insert(name.into(), File { backing: None, blocks: [(0, 7), (1, 7)].into() });
         }
+        images::prepare(&mut scene.rig.world);
         scene.define();
         scene
     }
@@ -121,10 +125,12 @@ impl Scene {
             Clear(name) => self.on(name, |snapshot| Request::ClearSnapshotState { snapshot }),
             Power(target) => Request::SetPower { vm, target },
             DestroyVm => Request::DestroyVm { vm },
+            Image(what) => Request::WorkOnImage(images::work(what)),
         };
         self.rig.ask(request);
         self.learn(&before, action);
         self.check_live(vm, &before, action);
+        images::check(&self.rig, action);
     }
 
     fn on(&self, name: &str, request: impl FnOnce(SnapshotId) -> Request) -> Request {
@@ -194,6 +200,10 @@ const SCENARIOS: &[(&str, &str)] = &[
         "on w0:1 pause snap:P on reset w1:2 destroy:P button exits on button tick button off remove",
     ),
     ("subtree with the live state in it", "on snap:A w0:1 snap:B w1:2 snap:C w2:3 tree:B w3:4 off apply:A on"),
+    (
+        "image files beside a machine",
+        "on w0:1 image:create image:convert snap:A image:resize image:merge w1:2 image:check destroy:A",
+    ),
     ("remove with snapshots", "on snap:A w0:1 snap:B save remove"),
 ];
 
@@ -206,6 +216,7 @@ fn parse(script: &'static str) -> Vec<Do> {
         Some(("destroy", name)) => Destroy(name),
         Some(("tree", name)) => DestroyTree(name),
         Some(("clear", name)) => Clear(name),
+        Some(("image", what)) => Image(what),
         Some((block, value)) => Write(block[1..].parse().unwrap(), value.parse().unwrap()),
         None => match word {
             "on" => Power(Running),

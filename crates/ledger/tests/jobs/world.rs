@@ -10,6 +10,7 @@ use ledger::effect::{Control, Effect, MachineSpec, MergeDirection, MergeOrder, O
 use ledger::event::{CaptureReport, EffectFailure, InspectedImage, Observation, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
+use ledger::image_file::ImageWork;
 use ledger::snapshot::Format;
 use ledger::state::Timestamp;
 use ledger::vm::Slot;
@@ -153,9 +154,50 @@ impl World {
                     self.describe(&moment.memory.path, &moment.spec);
                 }
             }
+            Effect::LocateImages { work } => return self.locate(work),
+            Effect::WorkOnImage { work, draft } => self.work_on_image(work, draft.as_deref())?,
+            Effect::RemoveImage { path } => drop(self.files.remove(path)),
             Effect::Delete { paths } => paths.iter().for_each(|path| self.delete(path)),
         }
         Ok(Outcome::Done)
+    }
+
+    fn locate(&self, work: &ImageWork) -> Result<Outcome, EffectFailure> {
+        let missing = work.read().into_iter().find(|path| !self.files.contains_key(*path));
+        let wrong = match work {
+            ImageWork::Create { path, .. } | ImageWork::Convert { path, .. } => self.files.contains_key(path),
+            ImageWork::Merge { child, parent } => {
+                self.files.get(child).is_none_or(|file| file.backing.as_ref() != Some(parent))
+            }
+            ImageWork::Resize { path, .. } => !self.files.contains_key(path),
+            ImageWork::Validate { .. } => false,
+        };
+        if missing.is_some() || wrong {
+            return Err(Failure::new(Kind::InvalidParameter, "not what it should be").into());
+        }
+        Ok(Outcome::Located { work: work.clone() })
+    }
+
+    fn work_on_image(&mut self, work: &ImageWork, draft: Option<&Path>) -> Result<(), EffectFailure> {
+        let made = match work {
+            ImageWork::Create { path, parent, .. } => {
+                Some((path, File { backing: parent.clone(), blocks: Content::new() }))
+            }
+            ImageWork::Convert { source, path, .. } => Some((path, File { backing: None, blocks: self.read(source) })),
+            ImageWork::Merge { child, parent } => {
+                let blocks = self.files[child].blocks.clone();
+                self.files.get_mut(parent).expect("located").blocks.extend(blocks);
+                None
+            }
+            ImageWork::Resize { .. } | ImageWork::Validate { .. } => None,
+        };
+        let (Some((path, file)), Some(draft)) = (made, draft) else { return Ok(()) };
+        if self.files.contains_key(path) && !self.files.contains_key(draft) {
+            return Err(Failure::new(Kind::InvalidParameter, "exists").into());
+        }
+        self.files.insert(draft.to_owned(), file.clone());
+        self.files.insert(path.clone(), file);
+        Ok(())
     }
 
     fn launch(&mut self, spec: &MachineSpec, origin: Option<PathBuf>) {
