@@ -90,6 +90,9 @@ pub enum Command {
     /// Snapshots of machines
     #[command(subcommand, visible_alias = "snap")]
     Snapshot(Snapshot),
+    /// Disk images that belong to no machine
+    #[command(subcommand)]
+    Disk(Disk),
     /// Long work in progress
     #[command(subcommand)]
     Job(Job),
@@ -384,6 +387,59 @@ pub struct SnapshotDelete {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as help")]
     pub wait: Wait,
+}
+
+/// `snapvisor disk …`; the extension of a name is the format: .qcow2, .raw or .img, .vhd, .vhdx
+#[derive(Subcommand, Debug)]
+pub enum Disk {
+    /// Make a new image
+    Create {
+        /// The file
+        path: PathBuf,
+        /// Size of the disk, such as 512M or 20G; that of the image below if absent
+        #[arg(required_unless_present = "parent")]
+        size: Option<MemorySize>,
+        /// The image below, whose content shows through
+        #[arg(long, value_name = "PATH", conflicts_with = "fixed")]
+        parent: Option<PathBuf>,
+        /// Take up all space now
+        #[arg(long)]
+        fixed: bool,
+    },
+    /// Show what an image is
+    Info {
+        /// The file
+        path: PathBuf,
+    },
+    /// Make a disk larger
+    Resize {
+        /// The file
+        path: PathBuf,
+        /// New size, such as 20G
+        size: MemorySize,
+    },
+    /// Copy an image, with all that it lies on, into another format
+    Convert {
+        /// The image to copy
+        source: PathBuf,
+        /// The new file
+        path: PathBuf,
+        /// Take up all space now
+        #[arg(long)]
+        fixed: bool,
+    },
+    /// Write what an image holds into the one that it lies on, and remove it
+    Merge {
+        /// The image
+        child: PathBuf,
+        /// The image below
+        parent: PathBuf,
+    },
+    /// Look for damage in an image
+    Check {
+        /// The file
+        path: PathBuf,
+    },
 }
 
 /// `snapvisor job …`

@@ -39,6 +39,7 @@ pub fn run(global: &Global, command: Command, program: clap::Command) -> ExitCod
         Command::Snapshot(command) => {
             connect(global).and_then(|mut session| commands::snapshot::run(&mut session, command))
         }
+        Command::Disk(command) => connect(global).and_then(|mut session| commands::disk::run(&mut session, command)),
         Command::Events(command) => {
             connect(global).and_then(|mut session| commands::events::run(&mut session, &command, global.json))
         }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::executor::{Bench, Executor};
 use crate::fault;
 use crate::machines::Running;
-use crate::{keyboard, screen};
+use crate::{images, keyboard, screen};
 
 /// Questions that one machine has at a time. Answers take some milliseconds, so more than that are not patient people.
 pub(crate) const QUESTIONS_MAX: usize = 8;
@@ -65,6 +65,7 @@ async fn answer(bench: Arc<Bench>, question: Question, deadline: Instant) -> Res
             let _place = place(&running)?;
             keyboard::type_keys(&running, strokes, deadline).await.map(|()| Answer::Done)
         }
+        Question::Image(path) => blocking(move || images::facts(&bench, &path).map(Answer::Image)).await,
         Question::IsPressed { vm, key } => Ok(Answer::Pressed(reach(&bench, vm).await?.pressed.contains(key))),
     }
 }

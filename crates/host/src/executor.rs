@@ -19,7 +19,7 @@ use crate::cancel::{self, Cancel, Canceller};
 use crate::capability::Tools;
 use crate::layout::Layout;
 use crate::machines::Machines;
-use crate::{control, disk, inspect, launch, merge, moment};
+use crate::{control, disk, images, inspect, launch, merge, moment};
 
 /// What the executor works with.
 #[derive(Clone, Debug)]
@@ -142,6 +142,9 @@ impl Attempt {
             Effect::Measure { images } => disk::measure(images).await,
             Effect::Merge { vm, order, live } => merge::merge(&self, vm, order, live).await,
             Effect::Describe { moments } => moment::describe(&self, moments).await,
+            Effect::LocateImages { work } => images::locate(&self, work).await,
+            Effect::WorkOnImage { work, draft } => images::work(&self, work, draft).await,
+            Effect::RemoveImage { path } => images::remove(path).await,
             Effect::Delete { paths } => disk::delete(&self, paths).await,
         }
     }
@@ -167,5 +170,8 @@ impl Attempt {
 
 /// Effects that bring things in order again; they are carried out even if somebody has lost interest.
 fn is_cleanup(effect: &Effect) -> bool {
-    matches!(effect, Effect::AbortCapture { .. } | Effect::Delete { .. } | Effect::Control { .. })
+    matches!(
+        effect,
+        Effect::AbortCapture { .. } | Effect::Delete { .. } | Effect::RemoveImage { .. } | Effect::Control { .. }
+    )
 }

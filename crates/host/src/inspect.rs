@@ -50,8 +50,17 @@ fn check_access(chain: &[InspectedImage], account: Account) -> Result<(), Failur
     Ok(())
 }
 
+/// Top first; only looked at, whoever has them in use.
+pub fn chain_to_read(path: &Path, format: Option<Format>) -> Result<Vec<InspectedImage>, Failure> {
+    chain(path, format, false)
+}
+
 /// Top first.
 fn inspect_chain(path: &Path, format: Option<Format>) -> Result<Vec<InspectedImage>, Failure> {
+    chain(path, format, true)
+}
+
+fn chain(path: &Path, format: Option<Format>, to_write: bool) -> Result<Vec<InspectedImage>, Failure> {
     if !path.is_absolute() {
         let text = format!("{} is not an absolute path", path.display());
         return Err(Failure::new(Kind::InvalidParameter, text).hint("give the full path of the image"));
@@ -60,7 +69,7 @@ fn inspect_chain(path: &Path, format: Option<Format>) -> Result<Vec<InspectedIma
     let mut seen = Vec::new();
     let mut next = Some((path.to_owned(), format.map_or_else(|| format_by_name(path), Ok)?));
     while let Some((path, format)) = next {
-        let found = look(&path, format, chain.is_empty())?;
+        let found = look(&path, format, to_write.then_some(chain.is_empty()))?;
         if seen.contains(&found.identity) {
             return Err(invalid(&path, "is its own backing file, directly or through others"));
         }
@@ -81,8 +90,8 @@ struct Found {
     backing: Option<(PathBuf, Format)>,
 }
 
-/// One file. The top one will be written, the others only read.
-fn look(path: &Path, format: Format, is_top: bool) -> Result<Found, Failure> {
+/// One file. Of those that a machine will have, the top one is written and the others are only read; `None` is for a mere look.
+fn look(path: &Path, format: Format, is_top: Option<bool>) -> Result<Found, Failure> {
     let path = fs::canonicalize(path).map_err(|error| fault::file("find the image", path, &error))?;
     if path.to_str().is_none() {
         return Err(invalid(&path, "has a path that is not text"));
@@ -91,10 +100,15 @@ fn look(path: &Path, format: Format, is_top: bool) -> Result<Found, Failure> {
     if !meta.is_file() && !meta.file_type().is_block_device() {
         return Err(invalid(&path, "is neither a file nor a block device"));
     }
-    let mut file =
-        OpenOptions::new().read(true).write(is_top).open(&path).map_err(|error| fault::file("open", &path, &error))?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(is_top == Some(true))
+        .open(&path)
+        .map_err(|error| fault::file("open", &path, &error))?;
     let identity = (meta.dev(), meta.ino());
-    require_unused(identity, &path, is_top)?;
+    if let Some(is_top) = is_top {
+        require_unused(identity, &path, is_top)?;
+    }
     let head = read_head(&mut file).map_err(|error| fault::file("read", &path, &error))?;
     let length = file.seek(SeekFrom::End(0)).map_err(|error| fault::file("measure", &path, &error))?;
     let (size, backing) = match format {

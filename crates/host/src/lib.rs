@@ -33,6 +33,7 @@ mod fault;
 mod file_storage;
 mod hands;
 mod image_lock;
+mod images;
 mod inspect;
 mod keyboard;
 mod launch;

@@ -123,11 +123,13 @@ pub fn job_type(kind: JobKind) -> u16 {
         JobKind::Pause => 26,
         JobKind::Resume => 27,
         JobKind::Reset => 28,
-        JobKind::Merge => 50,
+        JobKind::Merge | JobKind::MergeImages => 50,
         JobKind::CreateSnapshot => 70,
         JobKind::ApplySnapshot => 71,
         JobKind::DestroySnapshot => 72,
         JobKind::ClearSnapshotState => 73,
+        // Windows shows these as instances of another class with numbers of its own; this one has none for them.
+        JobKind::CreateImage | JobKind::ConvertImage | JobKind::ResizeImage | JobKind::ValidateImage => 0,
     }
 }
 

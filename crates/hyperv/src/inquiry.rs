@@ -2,12 +2,12 @@
 
 use cim::{Instance, Value};
 use ledger::failure::Failure;
-use ledger::question::{Answer, Question};
+use ledger::question::{Answer, ImageFacts, Question};
 
 use crate::invoke::Outcome;
+use crate::view::View;
 
 /// Questions that carry out a method call.
-#[derive(Debug)]
 pub struct Inquiry {
     /// To be asked, all at once if that is handy.
     pub questions: Vec<Question>,
@@ -15,12 +15,13 @@ pub struct Inquiry {
 }
 
 /// What becomes of the answers.
-#[derive(Debug)]
 enum Meaning {
     /// `ImageData`: the only answer is its pixels.
     ImageData,
     /// `keyState`: whether a key is down.
     KeyState,
+    /// An instance that describes an image file.
+    Image { output: &'static str, view: Box<View>, describe: fn(&View, &ImageFacts) -> Instance },
     /// Nothing but that it is done.
     Typed,
     /// `SummaryInformation`: pictures that belong into some of the summaries, in the order of the questions.
@@ -49,6 +50,17 @@ impl Inquiry {
         Self { questions: vec![question], meaning: Meaning::KeyState }
     }
 
+    /// A description of an image file, as the output of this name.
+    pub(crate) fn image(
+        question: Question,
+        output: &'static str,
+        view: &View,
+        describe: fn(&View, &ImageFacts) -> Instance,
+    ) -> Self {
+        let view = Box::new(view.clone());
+        Self { questions: vec![question], meaning: Meaning::Image { output, view, describe } }
+    }
+
     /// Keys to be typed.
     pub(crate) fn typed(question: Question) -> Self {
         Self { questions: vec![question], meaning: Meaning::Typed }
@@ -65,6 +77,13 @@ impl Inquiry {
         match self.meaning {
             Meaning::ImageData => one("ImageData", answers),
             Meaning::KeyState => one("keyState", answers),
+            Meaning::Image { output, view, describe } => match answers.into_iter().next() {
+                Some(Ok(Answer::Image(facts))) => {
+                    Outcome::done(vec![(output.to_owned(), Some(describe(&view, &facts).into()))])
+                }
+                Some(Err(failure)) => Outcome::refused(failure),
+                _ => Outcome::done(Vec::new()),
+            },
             Meaning::Typed => match answers.into_iter().next() {
                 Some(Err(failure)) => Outcome::refused(failure),
                 _ => Outcome::done(Vec::new()),
@@ -92,8 +111,14 @@ fn one(output: &str, answers: Vec<Result<Answer, Failure>>) -> Outcome {
     let value = match answers.into_iter().next() {
         Some(Ok(Answer::Picture(pixels))) => Some(Value::Octets(pixels)),
         Some(Ok(Answer::Pressed(pressed))) => Some(Value::Bool(pressed)),
-        Some(Ok(Answer::Done)) | None => None,
+        Some(Ok(Answer::Done | Answer::Image(_))) | None => None,
         Some(Err(failure)) => return Outcome::refused(failure),
     };
     Outcome::done(vec![(output.to_owned(), value)])
+}
+
+impl std::fmt::Debug for Inquiry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Inquiry").field(&self.questions).finish()
+    }
 }

@@ -56,6 +56,8 @@ pub enum Object {
     Switch(SwitchName),
     /// `Msvm_VirtualEthernetSwitchManagementService`.
     SwitchService,
+    /// `Msvm_ImageManagementService`.
+    ImageService,
     /// `Msvm_ResourcePool` or `Msvm_ProcessorPool`: what resources of one kind come from.
     Pool(Pool),
     /// `Msvm_AllocationCapabilities`: of a pool.
@@ -214,6 +216,7 @@ impl Object {
             Object::Part(_, part) => part.class(),
             Object::Switch(_) => "Msvm_VirtualEthernetSwitch",
             Object::SwitchService => "Msvm_VirtualEthernetSwitchManagementService",
+            Object::ImageService => "Msvm_ImageManagementService",
             Object::Pool(pool) => pool.class(),
             Object::Allocation(_) => "Msvm_AllocationCapabilities",
             Object::Definition(pool, _) => pool.settings_class(),
@@ -235,6 +238,7 @@ impl Object {
             Object::Part(id, part) => format!(r"{PREFIX}{id}\{part}"),
             Object::Switch(name) => format!("{:X}", name.guid().as_hyphenated()),
             Object::SwitchService => "nvspwmi".to_owned(),
+            Object::ImageService => "vhdsvc".to_owned(),
             Object::Pool(pool) => format!("{PREFIX}{}", pool.guid()),
             Object::Allocation(pool) => format!(r"{PREFIX}AllocationCapabilities\{}", pool.guid()),
             Object::Definition(pool, range) => format!(r"{PREFIX}Definition\{}\{}", pool.guid(), range.name()),
@@ -251,6 +255,7 @@ impl Object {
             "Msvm_VirtualSystemSnapshotService" => Some(Object::SnapshotService),
             "Msvm_VirtualSystemManagementService" => Some(Object::ManagementService),
             "Msvm_VirtualEthernetSwitchManagementService" => Some(Object::SwitchService),
+            "Msvm_ImageManagementService" => Some(Object::ImageService),
             "Msvm_SummaryInformation" => split_settings_id(id).map(|(guid, _)| Object::Summary(VmId(guid))),
             "Msvm_VirtualSystemExportSettingData" => split_settings_id(id).map(|(guid, _)| Object::Export(VmId(guid))),
             "Msvm_VirtualEthernetSwitch" => SwitchName::of_guid(Uuid::try_parse(id).ok()?).map(Object::Switch),
@@ -297,6 +302,7 @@ impl Object {
             | Object::SnapshotService
             | Object::ManagementService
             | Object::SwitchService
+            | Object::ImageService
             | Object::Pool(_)
             | Object::Allocation(_)
             | Object::Definition(..) => true,
@@ -331,7 +337,7 @@ impl Object {
             | Object::Pool(_)
             | Object::Allocation(_)
             | Object::Definition(..) => vec![("InstanceID", self.id(host))],
-            Object::SnapshotService | Object::ManagementService | Object::SwitchService => vec![
+            Object::SnapshotService | Object::ManagementService | Object::SwitchService | Object::ImageService => vec![
                 ("CreationClassName", self.class().to_owned()),
                 ("Name", self.id(host)),
                 ("SystemCreationClassName", "Msvm_ComputerSystem".to_owned()),

@@ -41,6 +41,7 @@ impl Role {
 }
 
 const SNAPSHOTS: &str = "Msvm_VirtualSystemSnapshotService";
+const IMAGES: &str = "Msvm_ImageManagementService";
 const MANAGEMENT: &str = "Msvm_VirtualSystemManagementService";
 
 /// Class, method, and the least role that may call it.
@@ -60,6 +61,13 @@ const TABLE: &[(&str, &str, Role)] = &[
     (MANAGEMENT, "AddResourceSettings", Role::Administer),
     (MANAGEMENT, "ModifyResourceSettings", Role::Administer),
     (MANAGEMENT, "RemoveResourceSettings", Role::Administer),
+    (IMAGES, "CreateVirtualHardDisk", Role::Administer),
+    (IMAGES, "ConvertVirtualHardDisk", Role::Administer),
+    (IMAGES, "ResizeVirtualHardDisk", Role::Administer),
+    (IMAGES, "MergeVirtualHardDisk", Role::Administer),
+    (IMAGES, "ValidateVirtualHardDisk", Role::Administer),
+    (IMAGES, "GetVirtualHardDiskSettingData", Role::Administer),
+    (IMAGES, "GetVirtualHardDiskState", Role::Administer),
     ("Msvm_ComputerSystem", "RequestStateChange", Role::Operate),
     ("Msvm_ShutdownComponent", "InitiateShutdown", Role::Operate),
     ("Msvm_ConcreteJob", "RequestStateChange", Role::Operate),

@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod create;
+pub mod disk;
 pub mod events;
 pub mod generate;
 pub mod job;

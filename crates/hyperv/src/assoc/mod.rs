@@ -45,10 +45,11 @@ pub struct Link {
 
 const SYSTEM: &str = "Msvm_ComputerSystem";
 const SETTINGS: &str = "Msvm_VirtualSystemSettingData";
-const SERVICES: [&str; 3] = [
+const SERVICES: [&str; 4] = [
     "Msvm_VirtualSystemManagementService",
     "Msvm_VirtualSystemSnapshotService",
     "Msvm_VirtualEthernetSwitchManagementService",
+    "Msvm_ImageManagementService",
 ];
 const POOLS: [&str; 2] = ["Msvm_ResourcePool", "Msvm_ProcessorPool"];
 /// What has settings of its own: machines and their devices.
@@ -200,7 +201,7 @@ pub static ASSOCIATIONS: [Association; 24] = [
         right: "OwnedElement",
         left_classes: &SERVICES,
         rights: |state, object| match object {
-            Object::SnapshotService | Object::ManagementService => {
+            Object::SnapshotService | Object::ManagementService | Object::ImageService => {
                 let owned = state.jobs.values().filter(|job| service_of(job) == object);
                 owned.map(|job| Object::Job(job.id)).collect()
             }
@@ -415,6 +416,11 @@ fn service_of(job: &Arc<Job>) -> Object {
         JobKind::CreateSnapshot | JobKind::ApplySnapshot | JobKind::DestroySnapshot | JobKind::ClearSnapshotState => {
             Object::SnapshotService
         }
+        JobKind::CreateImage
+        | JobKind::ConvertImage
+        | JobKind::ResizeImage
+        | JobKind::MergeImages
+        | JobKind::ValidateImage => Object::ImageService,
         _ => Object::ManagementService,
     }
 }
@@ -428,11 +434,11 @@ fn snapshot(id: SnapshotId) -> Object {
 }
 
 fn services() -> Vec<Object> {
-    vec![Object::ManagementService, Object::SnapshotService, Object::SwitchService]
+    vec![Object::ManagementService, Object::SnapshotService, Object::SwitchService, Object::ImageService]
 }
 
 fn is_service(object: Object) -> bool {
-    matches!(object, Object::SnapshotService | Object::ManagementService | Object::SwitchService)
+    matches!(object, Object::SnapshotService | Object::ManagementService | Object::SwitchService | Object::ImageService)
 }
 
 fn all_vms(state: &State) -> Vec<Object> {

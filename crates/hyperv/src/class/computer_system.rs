@@ -107,7 +107,12 @@ fn requested_state(job: &Job) -> u16 {
         | JobKind::ApplySnapshot
         | JobKind::DestroySnapshot
         | JobKind::ClearSnapshotState
-        | JobKind::Merge => NOT_APPLICABLE,
+        | JobKind::Merge
+        | JobKind::CreateImage
+        | JobKind::ConvertImage
+        | JobKind::ResizeImage
+        | JobKind::MergeImages
+        | JobKind::ValidateImage => NOT_APPLICABLE,
     }
 }
 

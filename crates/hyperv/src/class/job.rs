@@ -98,7 +98,11 @@ fn caption(kind: JobKind) -> &'static str {
         JobKind::ApplySnapshot => "Applying Snapshot",
         JobKind::DestroySnapshot => "Deleting Snapshot",
         JobKind::ClearSnapshotState => "Clearing Saved State of Snapshot",
-        JobKind::Merge => "Merging Virtual Hard Disks",
+        JobKind::Merge | JobKind::MergeImages => "Merging Virtual Hard Disks",
+        JobKind::CreateImage => "Creating Virtual Hard Disk",
+        JobKind::ConvertImage => "Converting Virtual Hard Disk",
+        JobKind::ResizeImage => "Resizing Virtual Hard Disk",
+        JobKind::ValidateImage => "Validating Virtual Hard Disk",
     }
 }
 

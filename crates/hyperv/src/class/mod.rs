@@ -39,7 +39,9 @@ pub fn instance(view: &View, object: Object) -> Option<Instance> {
         Object::Summary(id) => summary::everything(view, state.vms.get(&id)?.id),
         Object::Export(id) => export::settings(view, state.vms.get(&id)?),
         Object::Resource(owner, device) => resource(view, owner, device, owner.hardware(state)?)?,
-        Object::SnapshotService | Object::ManagementService | Object::SwitchService => service::service(view, object),
+        Object::SnapshotService | Object::ManagementService | Object::SwitchService | Object::ImageService => {
+            service::service(view, object)
+        }
         Object::Job(id) => job::job(view, state.jobs.get(&id)?),
         Object::Part(id, part) => part::part(view, state.vms.get(&id)?, part)?,
         Object::Switch(name) => ethernet::switch(view, name),

@@ -1,4 +1,4 @@
-//! `Msvm_VirtualSystemSnapshotService`, `Msvm_VirtualSystemManagementService` and
+//! `Msvm_VirtualSystemSnapshotService`, `Msvm_VirtualSystemManagementService`, `Msvm_ImageManagementService` and
 //! `Msvm_VirtualEthernetSwitchManagementService`: one of each, always running.
 
 use cim::Instance;
@@ -12,6 +12,7 @@ pub fn service(view: &View, object: Object) -> Instance {
     let name = match object {
         Object::SnapshotService => "Hyper-V Virtual System Snapshot Service",
         Object::SwitchService => "Hyper-V Networking Management Service",
+        Object::ImageService => "Hyper-V Image Management Service",
         _ => "Hyper-V Virtual System Management Service",
     };
     blank(view, object.class())

@@ -8,6 +8,7 @@ mod arguments;
 mod changes;
 mod completion;
 mod computer_system;
+mod image_service;
 mod job;
 mod keyboard;
 mod management_service;
@@ -97,6 +98,7 @@ pub fn invoke(
     let reaction = match object {
         Object::SnapshotService => snapshot_service::invoke(&call),
         Object::ManagementService => management_service::invoke(&call),
+        Object::ImageService => image_service::invoke(&call),
         Object::Host | Object::Vm(_) => computer_system::invoke(&call),
         Object::Part(vm, Part::Keyboard) => keyboard::invoke(&call, vm),
         Object::Part(vm, Part::Shutdown) => computer_system::invoke_shutdown(&call, vm),

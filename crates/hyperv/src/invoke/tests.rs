@@ -1,5 +1,6 @@
 //! Method calls: what they ask of the ledger, what they refuse, and what they answer.
 
+mod images;
 mod keyboard;
 mod libvirt;
 mod management;

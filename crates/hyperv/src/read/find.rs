@@ -22,7 +22,7 @@ use crate::view::View;
 const AMBIGUOUS_LOOKS: usize = 10_000;
 
 /// Classes with instances that are no associations, in the order of [`objects`]; devices, [`part::CLASSES`], follow.
-pub const CLASSES: [&str; 19] = [
+pub const CLASSES: [&str; 20] = [
     "Msvm_ComputerSystem",
     "Msvm_VirtualSystemSettingData",
     "Msvm_SummaryInformation",
@@ -32,6 +32,7 @@ pub const CLASSES: [&str; 19] = [
     "Msvm_ConcreteJob",
     "Msvm_VirtualEthernetSwitch",
     "Msvm_VirtualEthernetSwitchManagementService",
+    "Msvm_ImageManagementService",
     "Msvm_ResourcePool",
     "Msvm_ProcessorPool",
     "Msvm_AllocationCapabilities",
@@ -139,7 +140,8 @@ fn id_key(class: &str) -> &'static str {
         | "Msvm_VirtualEthernetSwitch"
         | "Msvm_VirtualSystemSnapshotService"
         | "Msvm_VirtualSystemManagementService"
-        | "Msvm_VirtualEthernetSwitchManagementService" => "Name",
+        | "Msvm_VirtualEthernetSwitchManagementService"
+        | "Msvm_ImageManagementService" => "Name",
         class if part::CLASSES.contains(&class) => "DeviceID",
         _ => "InstanceID",
     }
@@ -169,6 +171,7 @@ pub fn objects(state: &Arc<State>, class: &'static str) -> Box<dyn Iterator<Item
         "Msvm_VirtualSystemSnapshotService" => Box::new(std::iter::once(Object::SnapshotService)),
         "Msvm_VirtualSystemManagementService" => Box::new(std::iter::once(Object::ManagementService)),
         "Msvm_VirtualEthernetSwitchManagementService" => Box::new(std::iter::once(Object::SwitchService)),
+        "Msvm_ImageManagementService" => Box::new(std::iter::once(Object::ImageService)),
         "Msvm_ResourcePool" | "Msvm_ProcessorPool" | "Msvm_AllocationCapabilities" => {
             Box::new(Object::of_pools().filter(move |object| object.class() == class))
         }

@@ -10,6 +10,7 @@ mod clients;
 mod crash;
 mod destroy;
 mod doors;
+mod images;
 mod matrix;
 mod outside;
 mod privilege;
