@@ -55,7 +55,8 @@ pub async fn work(attempt: &Attempt, work: ImageWork, draft: Option<PathBuf>) ->
             run(attempt, &["commit", "-q", "-d", "-f", "qcow2", text(child)?]).await?;
             synced(parent).await?;
         }
-        (ImageWork::Validate { path }, _) if format_of(path)? != FileFormat::Raw => {
+        // The others have nothing to be checked but what was looked at when they were located.
+        (ImageWork::Validate { path }, _) if matches!(format_of(path)?, FileFormat::Qcow2 | FileFormat::Vhdx) => {
             check(attempt, path).await?;
         }
         (ImageWork::Validate { .. } | ImageWork::Create { .. } | ImageWork::Convert { .. }, _) => {}
