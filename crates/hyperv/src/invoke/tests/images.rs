@@ -109,6 +109,18 @@ fn a_disk_is_described_from_what_the_host_finds() {
         let shown: Vec<String> = filled.map(|(name, value)| format!("{name}={value}")).collect();
         expected.assert_eq(&shown.join(" "));
     };
-    check("GetVirtualHardDiskSettingData", "SettingData", expect![[r#""#]]);
-    check("GetVirtualHardDiskState", "State", expect![[r#""#]]);
+    check(
+        "GetVirtualHardDiskSettingData",
+        "SettingData",
+        expect![
+            "InstanceID=/d/b.qcow2 Caption=Virtual Hard Disk Setting Data Description=Setting Data for a Virtual Hard Disk ElementName=/d/b.qcow2 Type=4 Format=32768 Path=/d/b.qcow2 ParentPath=/d/a.raw MaxInternalSize=1048576 LogicalSectorSize=512 PhysicalSectorSize=512 PmemAddressAbstractionType=0 IsPmemCompatible=false"
+        ],
+    );
+    check(
+        "GetVirtualHardDiskState",
+        "State",
+        expect![
+            "FileSize=4096 InUse=true MinInternalSize=1048576 PhysicalSectorSize=512 Alignment=1 Timestamp=20260102030405.000000+000"
+        ],
+    );
 }
