@@ -22,6 +22,10 @@ impl Turn<'_> {
             (MachineChange::Running, Power::Paused) => Power::Running,
             (MachineChange::Stopped | MachineChange::Running, _) => return,
         };
+        if change == MachineChange::Gone && begun {
+            // The guest may have run and written: the memory it was started from is of the past, whatever the job says later.
+            self.state.update_vm(vm, |vm| vm.saved = None);
+        }
         self.set_power(vm, power);
         let waiting = self.state.active_job(vm).filter(|job| job.stage == Stage::AwaitingShutdown).map(|job| job.id);
         if let (Some(job), Power::Off) = (waiting, power) {

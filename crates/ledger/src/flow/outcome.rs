@@ -64,6 +64,8 @@ impl Turn<'_> {
                 let path = self.paths.memory(vm, memory);
                 self.state.put_memory(Memory { id: memory, vm, path, bytes: report.bytes, machine: machine.clone() });
                 self.state.update_vm(vm, |vm| vm.saved = Some(memory));
+                // The news that the process has ended may have been quicker; its memory is complete all the same.
+                self.set_power(vm, Power::Saving);
                 self.state.update_job(id, |job| job.report = Some(report.clone()));
                 self.enter(id, Stage::QuittingAfterSave { memory, power });
             }
