@@ -65,7 +65,8 @@ pub async fn measure(images: Vec<Image>) -> Ending {
     .await
 }
 
-/// Removes files and directories. Missing ones are fine; what is not ours is refused.
+/// Removes files and directories, and makes sure that they stay away: nobody would know of one that came back after a power
+/// cut. Missing ones are fine; what is not ours is refused.
 pub async fn delete(attempt: &Attempt, paths: Vec<PathBuf>) -> Ending {
     let vms = attempt.layout().vms();
     blocking(move || {
@@ -75,6 +76,14 @@ pub async fn delete(attempt: &Attempt, paths: Vec<PathBuf>) -> Ending {
         }
         for path in &paths {
             remove(path).map_err(|error| fault::file("remove", path, &error))?;
+        }
+        for path in &paths {
+            match sync_directory_of(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(fault::file("sync the removal of", path, &error));
+                }
+                _ => {}
+            }
         }
         Ok(Outcome::Done)
     })

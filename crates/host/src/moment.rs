@@ -16,7 +16,7 @@ use qemu::save::{AbortCapture, Capture, CaptureFailed, Captured, Policy, Save, S
 use crate::drive::Drive;
 use crate::executor::{Attempt, Ending};
 use crate::fault;
-use crate::hands::{Hands, allocated, sync_directory_of};
+use crate::hands::{Hands, allocated, sync_directory_of, sync_file};
 use crate::layout::Layout;
 use crate::machines::{GuestState, Running};
 use crate::manifest;
@@ -57,6 +57,9 @@ pub async fn capture(
         }
         Err(failed) => {
             let failure = give_up("take the snapshot", directory, &failed).await;
+            if failure.switched {
+                settle_below(&overlays).await;
+            }
             if resume {
                 run_on(attempt, &running).await;
             }
@@ -82,17 +85,15 @@ pub async fn save(attempt: &Attempt, spec: MachineSpec, memory: MemoryTarget) ->
 
 /// Ends what an interrupted capture or save left in the process.
 pub async fn abort(attempt: &Attempt, vm: VmId, overlays: Vec<Overlay>, resume: bool) -> Ending {
-    // Without the process nobody can say; an overlay that was never written reads like what is below it.
-    let unknown = Outcome::Aborted { switched: !overlays.is_empty(), alive: false };
     let running = match attempt.machines().find(vm).await {
         Ok(Some(running)) => running,
-        Ok(None) => return Ok(unknown),
+        Ok(None) => return Ok(unknown(&overlays).await),
         Err(error) => {
             tracing::warn!(%vm, %error, "ending a process that cannot be talked to");
             if let Some(process) = attempt.machines().process(vm) {
                 process.kill().await;
             }
-            return Ok(unknown);
+            return Ok(unknown(&overlays).await);
         }
     };
     let procedure = AbortCapture { overlays: spec::overlays(&overlays), resume };
@@ -101,9 +102,30 @@ pub async fn abort(attempt: &Attempt, vm: VmId, overlays: Vec<Overlay>, resume: 
             let alive = found.alive && running.process.is_alive();
             Ok(Outcome::Aborted { switched: found.switched, alive })
         }
-        Err(CommandError::Lost { .. }) => Ok(unknown),
+        Err(CommandError::Lost { .. }) => Ok(unknown(&overlays).await),
         Err(error) => Err(fault::command("end an interrupted capture", &error).into()),
     }
+}
+
+/// Without the process nobody can say; an overlay that was never written reads like what is below it.
+async fn unknown(overlays: &[Overlay]) -> Outcome {
+    settle_below(overlays).await;
+    Outcome::Aborted { switched: !overlays.is_empty(), alive: false }
+}
+
+/// Overlays that count as switched make the layers below them frozen ones, on which snapshots will rest. An emulator flushes them
+/// when it switches; one that died before has not.
+async fn settle_below(overlays: &[Overlay]) {
+    let paths: Vec<PathBuf> = overlays.iter().map(|overlay| overlay.parent.path.clone()).collect();
+    let synced = tokio::task::spawn_blocking(move || {
+        for path in &paths {
+            if let Err(error) = sync_file(path) {
+                tracing::warn!(path = %path.display(), %error, "could not bring a layer to stable storage");
+            }
+        }
+    });
+    // A thread that panicked has said so in the log.
+    let _ = synced.await;
 }
 
 /// Writes the texts beside memory images anew, after their layers have moved.
