@@ -7,6 +7,7 @@
 //! | `tidy` | checks the house rules |
 //! | `conformance` | writes docs/CONFORMANCE.md from the list of requirements and the marks of the tests |
 //! | `test` | `setup`, `guest` and `tidy`, then clippy and every test |
+//! | `sim` | plays histories in a fake world; needs nothing but the compiler |
 //! | `demo`, `bench`, `torture` | build and run the programs of `vmtest` with those names |
 //!
 //! Each task brings up what it needs first, so any of them works on a fresh clone. Progress goes to standard error;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use shell::{Result, Tool, Workspace};
 
-const USAGE: &str = "usage: cargo xtask setup | guest | tidy | conformance | test | demo | bench | torture";
+const USAGE: &str = "usage: cargo xtask setup | guest | tidy | conformance | test | sim | demo | bench | torture";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -46,6 +47,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "tidy" => tidy::run(&workspace),
         "conformance" => tidy::write_conformance(&workspace),
         "test" => test(&workspace),
+        "sim" => simulate(&workspace, rest),
         "demo" | "bench" | "torture" => run_program(&workspace, task, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
@@ -71,6 +73,14 @@ fn test(workspace: &Workspace) -> Result<()> {
     Tool::cargo(workspace).args(["test", "--workspace", "--doc", "--quiet"]).run()?;
     let tests = Tool::cargo(workspace).args(["test", "--workspace", "--lib", "--bins", "--tests"]);
     with_environment(tests, workspace, &images, "debug").run()
+}
+
+/// Plays histories. Neither QEMU nor a guest is needed.
+fn simulate(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    shell::step("building the simulation");
+    Tool::cargo(workspace).args(["build", "--release", "--package", "vmtest", "--bin", "sim"]).run()?;
+    shell::step("sim");
+    Tool::new(workspace.target.join("release").join("sim")).args(arguments).run()
 }
 
 /// Builds the service and the program `name` of `vmtest` with optimisation and runs the latter.

@@ -1,0 +1,292 @@
+//! A file system that forgets.
+//!
+//! ```text
+//!   write ──▶ unsynced ──sync──▶ durable                 content of a file
+//!   create, remove, rename ──▶ pending ──sync_directory──▶ durable        names
+//!   power cut: of the unsynced writes any subset stays, of the pending names of each directory the first few
+//! ```
+//! An open file is its [`Inode`]; a name that goes away or to another file does not disturb whoever has it open. Content is a map
+//! from block to value, and a header that names the file behind it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::random::Random;
+
+/// What a disk or a memory holds; a block that is not there reads as what is below it.
+pub type Content = BTreeMap<u8, u32>;
+
+/// Most files behind one another; more is a circle.
+const CHAIN_MAX: usize = 200;
+
+/// Identity of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Inode(u64);
+
+/// What is in a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Data {
+    /// The header is whole. Without it the file is not an image.
+    pub whole: bool,
+    /// Read through to this one.
+    pub backing: Option<PathBuf>,
+    /// Own content.
+    pub blocks: Content,
+}
+
+/// One write: what a power cut keeps or loses as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// The header: the file is an image on top of another one, or of nothing.
+    Header(Option<PathBuf>),
+    /// One block.
+    Block(u8, u32),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    now: Data,
+    durable: Data,
+    unsynced: Vec<Write>,
+}
+
+/// A change of a directory.
+#[derive(Clone, Debug)]
+enum Naming {
+    Link(PathBuf, Inode),
+    Unlink(PathBuf),
+    Rename(PathBuf, PathBuf),
+}
+
+/// The file system.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    nodes: BTreeMap<Inode, Node>,
+    names: BTreeMap<PathBuf, Inode>,
+    durable_names: BTreeMap<PathBuf, Inode>,
+    pending: Vec<Naming>,
+    next: u64,
+}
+
+impl Data {
+    fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Header(backing) => {
+                self.whole = true;
+                self.backing.clone_from(backing);
+            }
+            Write::Block(block, value) => {
+                self.blocks.insert(*block, *value);
+            }
+        }
+    }
+}
+
+impl Files {
+    /// A new empty file in the place of whatever was there.
+    pub fn create(&mut self, path: &Path) -> Inode {
+        let inode = Inode(self.next);
+        self.next += 1;
+        self.nodes.insert(inode, Node::default());
+        self.change(Naming::Link(path.to_owned(), inode));
+        inode
+    }
+
+    /// The file of this name.
+    pub fn open(&self, path: &Path) -> Option<Inode> {
+        self.names.get(path).copied()
+    }
+
+    /// Takes a name away, if it is there.
+    pub fn remove(&mut self, path: &Path) {
+        if self.names.contains_key(path) {
+            self.change(Naming::Unlink(path.to_owned()));
+        }
+    }
+
+    /// Gives a file another name, in the same directory.
+    pub fn rename(&mut self, from: &Path, to: &Path) {
+        self.change(Naming::Rename(from.to_owned(), to.to_owned()));
+    }
+
+    /// Every name below a directory.
+    pub fn below(&self, directory: &Path) -> Vec<PathBuf> {
+        self.names.keys().filter(|path| path.starts_with(directory)).cloned().collect()
+    }
+
+    /// Writes to an open file.
+    pub fn write(&mut self, inode: Inode, write: Write) {
+        if let Some(node) = self.nodes.get_mut(&inode) {
+            node.now.apply(&write);
+            node.unsynced.push(write);
+        }
+    }
+
+    /// What is in an open file.
+    pub fn data(&self, inode: Inode) -> Data {
+        self.nodes.get(&inode).map(|node| node.now.clone()).unwrap_or_default()
+    }
+
+    /// Brings the content of an open file to stable storage.
+    pub fn sync(&mut self, inode: Inode) {
+        if let Some(node) = self.nodes.get_mut(&inode) {
+            node.durable = node.now.clone();
+            node.unsynced.clear();
+        }
+    }
+
+    /// Brings the names in a directory to stable storage. A directory in it that was removed took its files along.
+    pub fn sync_directory(&mut self, directory: &Path) {
+        let pending = std::mem::take(&mut self.pending);
+        for naming in pending {
+            let removed = match &naming {
+                Naming::Unlink(path) if path.starts_with(directory) => Some(path),
+                _ => None,
+            };
+            if let Some(removed) = removed {
+                // That it was made does not matter any more.
+                self.pending.retain(|earlier| !matches!(earlier, Naming::Link(path, _) if path == removed));
+            }
+            if naming.directory() == Some(directory) || removed.is_some() {
+                naming.apply(&mut self.durable_names);
+            } else {
+                self.pending.push(naming);
+            }
+        }
+    }
+
+    /// The files behind a name, by the headers; itself first.
+    ///
+    /// # Errors
+    /// When a file is missing, has no whole header, or the files go round in a circle.
+    pub fn chain(&self, path: &Path) -> Result<Vec<Inode>, String> {
+        let mut chain = Vec::new();
+        let mut next = Some(path.to_owned());
+        while let Some(path) = next {
+            let inode = self.open(&path).ok_or_else(|| format!("{} is missing", path.display()))?;
+            let data = self.data(inode);
+            if !data.whole {
+                return Err(format!("{} is not a whole image", path.display()));
+            }
+            if chain.len() > CHAIN_MAX {
+                return Err(format!("{} lies upon itself", path.display()));
+            }
+            chain.push(inode);
+            next = data.backing;
+        }
+        Ok(chain)
+    }
+
+    /// What one reads through files that lie on one another, the top first.
+    pub fn read(&self, chain: &[Inode]) -> Content {
+        let mut content = Content::new();
+        for inode in chain.iter().rev() {
+            content.extend(self.data(*inode).blocks);
+        }
+        content
+    }
+
+    /// The power fails: what is not on stable storage stays or goes as chance has it.
+    pub fn power_cut(&mut self, random: &mut Random) {
+        let directories: BTreeSet<PathBuf> =
+            self.pending.iter().filter_map(|naming| naming.directory().map(Path::to_owned)).collect();
+        let pending = std::mem::take(&mut self.pending);
+        for directory in directories {
+            // A directory's changes reach the disk in order: file systems in use journal them.
+            let changes: Vec<&Naming> =
+                pending.iter().filter(|naming| naming.directory() == Some(directory.as_path())).collect();
+            let kept = random.below(changes.len() + 1);
+            changes.into_iter().take(kept).for_each(|naming| naming.apply(&mut self.durable_names));
+        }
+        self.names.clone_from(&self.durable_names);
+        let named: BTreeSet<Inode> = self.names.values().copied().collect();
+        self.nodes.retain(|inode, _| named.contains(inode));
+        for node in self.nodes.values_mut() {
+            for write in std::mem::take(&mut node.unsynced) {
+                if random.permille(500) {
+                    node.durable.apply(&write);
+                }
+            }
+            node.now = node.durable.clone();
+        }
+    }
+
+    fn change(&mut self, naming: Naming) {
+        naming.apply(&mut self.names);
+        self.pending.push(naming);
+    }
+}
+
+impl Naming {
+    fn directory(&self) -> Option<&Path> {
+        match self {
+            Naming::Link(path, _) | Naming::Unlink(path) | Naming::Rename(_, path) => path.parent(),
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<PathBuf, Inode>) {
+        match self {
+            Naming::Link(path, inode) => {
+                names.insert(path.clone(), *inode);
+            }
+            Naming::Unlink(path) => {
+                names.remove(path);
+            }
+            Naming::Rename(from, to) => {
+                if let Some(inode) = names.remove(from) {
+                    names.insert(to.clone(), inode);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of two blocks on stable storage, then one more block and a second file that are not.
+    fn half_synced() -> Files {
+        let mut files = Files::default();
+        let a = files.create(Path::new("/d/a"));
+        for write in [Write::Header(None), Write::Block(0, 1), Write::Block(1, 1)] {
+            files.write(a, write);
+        }
+        files.sync(a);
+        files.sync_directory(Path::new("/d"));
+        files.write(a, Write::Block(0, 2));
+        files.create(Path::new("/d/b"));
+        files
+    }
+
+    #[test]
+    fn what_was_synced_stays_and_the_rest_may_go() {
+        let (mut lost, mut kept, mut named) = (0, 0, 0);
+        for seed in 0..64 {
+            let mut files = half_synced();
+            files.power_cut(&mut Random::new(seed));
+            let chain = files.chain(Path::new("/d/a")).unwrap();
+            let content = files.read(&chain);
+            assert_eq!(content.get(&1), Some(&1), "synced");
+            match content.get(&0) {
+                Some(1) => lost += 1,
+                Some(2) => kept += 1,
+                other => panic!("{other:?}"),
+            }
+            named += usize::from(files.open(Path::new("/d/b")).is_some());
+        }
+        assert!(lost > 0 && kept > 0 && (1..64).contains(&named), "{lost} {kept} {named}");
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let check = |files: &Files, expected: &str| assert_eq!(files.chain(Path::new("/d/b")).unwrap_err(), expected);
+        let mut files = half_synced();
+        check(&files, "/d/b is not a whole image");
+        let b = files.open(Path::new("/d/b")).unwrap();
+        files.write(b, Write::Header(Some("/d/c".into())));
+        check(&files, "/d/c is missing");
+        files.write(b, Write::Header(Some("/d/b".into())));
+        check(&files, "/d/b lies upon itself");
+    }
+}
