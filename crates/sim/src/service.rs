@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cim::op::{Answer, Operation};
+use hyperv::role::Role;
 use hyperv::{Host, Namespaces, Reaction, Submission, View};
 use ledger::driver::{Driver, Released};
 use ledger::effect::{Effect, EffectId};
@@ -89,6 +90,8 @@ impl Default for Surroundings {
             memory_bytes: 8 << 30,
             data_root: ROOT.into(),
             serial: Box::new(|_, _| None),
+            process: Box::new(|_| None),
+            free_memory: Box::new(|| 4 << 30),
         };
         Self { namespaces: Arc::new(Namespaces::load()), host: Arc::new(host) }
     }
@@ -133,7 +136,9 @@ impl Service {
         let incoming = Incoming { content_type: wsman::client::CONTENT_TYPE, body, principal: &principal };
         let moment = Moment { now: Duration::from_micros(now), entropy };
         match self.server.handle(incoming, moment) {
-            Step::Reply(reply) => self.replies.push((client, reply)),
+            Step::Reply(reply) | Step::Ended(reply) => self.replies.push((client, reply)),
+            // No client here subscribes; one that did would wait in vain.
+            Step::Follow(_) => {}
             Step::Perform(operation, continuation) => self.perform(client, operation, continuation, now, entropy),
         }
     }
@@ -152,11 +157,16 @@ impl Service {
             state: Arc::clone(&self.state),
             now: Timestamp(now),
             utc_offset_minutes: 0,
+            role: Role::Administer,
         };
         let answer = match hyperv::answer(&view, operation) {
             Ok(Reaction::Submit(submission)) => return self.submit(client, submission, continuation, entropy),
             Ok(Reaction::Read(answer)) => Ok(answer),
             Ok(Reaction::Done(outcome)) => Ok(Answer::Method(outcome.result)),
+            Ok(Reaction::Ask(_) | Reaction::Follow(_)) => Err(cim::Error::new(
+                cim::Status::NotSupported,
+                "guests here have no screens, and nobody waits for events",
+            )),
             Err(error) => Err(error),
         };
         self.complete(client, continuation, answer, now);

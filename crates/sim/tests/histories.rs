@@ -1,5 +1,4 @@
 //! Histories from seeds: a fixed number of them, and every seed that ever found something.
-#![expect(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
 use std::sync::LazyLock;
 
@@ -45,6 +44,5 @@ fn seeds_that_found_something() {
 fn a_seed_replays_to_the_same_end() {
     let [first, second] = [check(42, trouble()), check(42, trouble())];
     assert_eq!((first.trace, first.points), (second.trace, second.points));
-    assert!(first.answers.checked_sub(1).is_some(), "clients were heard");
-    first.faults.keys().next().unwrap();
+    assert!(first.answers > 0 && !first.faults.is_empty(), "clients were heard and things went wrong");
 }
