@@ -94,6 +94,7 @@ pub fn layer(number: u128, parent: Option<u128>) -> Layer {
         parent: parent.map(layer_id),
         origin: Origin::Created,
         size: 1 << 30,
+        merging: None,
     }
 }
 

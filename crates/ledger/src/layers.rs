@@ -13,6 +13,7 @@
 //! A backing file of the user's image is never touched, whoever else may need it is not ours to know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::effect::MergeDirection;
 use crate::id::{LayerId, VmId};
@@ -33,7 +34,8 @@ pub enum Tidy {
     },
 }
 
-/// The next step for a machine, or `None` if all its layers are needed. Drops come first: they may make merges needless.
+/// The next step for a machine, or `None` if all its layers are needed. Drops come first: they may make merges needless. Then a merge
+/// that has begun before.
 pub fn next_tidy(state: &State, vm: VmId) -> Option<Tidy> {
     let named = named_layers(state, vm);
     let mut children: BTreeMap<LayerId, Vec<LayerId>> = BTreeMap::new();
@@ -47,10 +49,14 @@ pub fn next_tidy(state: &State, vm: VmId) -> Option<Tidy> {
     if let Some(layer) = idle().find(|layer| on_top(layer).is_empty()) {
         return Some(Tidy::Drop(layer.id));
     }
-    idle().filter(|layer| layer.origin != Origin::Backing).find_map(|layer| match on_top(layer) {
-        [upper] => Some(Tidy::Merge { upper: *upper, lower: layer.id }),
+    let pair = |layer: &Arc<Layer>| match on_top(layer) {
+        [upper] => Some((*upper, layer.id)),
         _ => None,
-    })
+    };
+    let pairs = || idle().filter(|layer| layer.origin != Origin::Backing).filter_map(pair);
+    let begun = |(upper, _): &(LayerId, LayerId)| state.layers.get(upper).is_some_and(|upper| upper.merging.is_some());
+    let (upper, lower) = pairs().find(begun).or_else(|| pairs().next())?;
+    Some(Tidy::Merge { upper, lower })
 }
 
 /// Layers that the machine or one of its snapshots names.
@@ -73,7 +79,7 @@ pub fn merged(state: &mut State, upper: LayerId, lower: LayerId, direction: Merg
     match direction {
         MergeDirection::Up => {
             state.remove_layer(lower);
-            state.put_layer(Layer { parent: below.parent, ..above });
+            state.put_layer(Layer { parent: below.parent, merging: None, ..above });
             Some(below)
         }
         MergeDirection::Down => {

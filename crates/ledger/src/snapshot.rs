@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::effect::MergeDirection;
 use crate::id::{LayerId, MemoryId, SnapshotId, VmId};
 use crate::state::Timestamp;
 use crate::vm::{Settings, SnapshotKind};
@@ -63,6 +64,10 @@ pub struct Layer {
     pub origin: Origin,
     /// Virtual size in bytes.
     pub size: u64,
+    /// A merge with the layer below has begun this way. It is finished this way, and before any other: headers of layers on top may
+    /// name the lower file already, which must therefore not go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merging: Option<MergeDirection>,
 }
 
 /// Format of an image file.

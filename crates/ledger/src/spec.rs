@@ -71,6 +71,7 @@ pub fn planned_layer(state: &State, paths: &Paths, plan: &PlannedOverlay) -> Opt
         parent: Some(plan.parent),
         origin: Origin::Created,
         size: parent.size,
+        merging: None,
     })
 }
 

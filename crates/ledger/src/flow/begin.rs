@@ -67,6 +67,7 @@ impl Turn<'_> {
             parent: None,
             origin: Origin::Created,
             size: NVRAM_BYTES,
+            merging: None,
         });
         let mut controller = |bus, number| Controller { id: DeviceId(ids.next_uuid()), bus, number };
         let controllers = match definition.firmware {

@@ -174,7 +174,7 @@ impl Turn<'_> {
             let id = LayerId(ids.next_uuid());
             let origin = if depth == 0 { Origin::Attached } else { Origin::Backing };
             let InspectedImage { path, format, size } = image.clone();
-            self.state.put_layer(Layer { id, vm, path, format, parent: below, origin, size });
+            self.state.put_layer(Layer { id, vm, path, format, parent: below, origin, size, merging: None });
             below = Some(id);
         }
         let now = self.now;

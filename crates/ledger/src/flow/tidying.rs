@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::id::{IdSource, JobId, LayerId, VmId};
 use crate::job::{JobKind, JobState, PlannedMerge, Stage};
 use crate::layers::{self, Tidy};
-use crate::snapshot::Origin;
+use crate::snapshot::{Layer, Origin};
 use crate::spec;
 use crate::vm::Power;
 
@@ -64,7 +64,12 @@ impl Turn<'_> {
         let Some(lower) = self.state.layers.get(&plan.lower) else { return };
         let (upper_bytes, lower_bytes) =
             (bytes.first().copied().unwrap_or(0), bytes.get(1).copied().unwrap_or(u64::MAX));
-        let direction = Some(layers::direction(lower.origin, upper_bytes, lower_bytes));
+        let begun = self.state.layers.get(&plan.upper).and_then(|upper| upper.merging);
+        let direction = Some(begun.unwrap_or_else(|| layers::direction(lower.origin, upper_bytes, lower_bytes)));
+        if let Some(upper) = self.state.layers.get(&plan.upper) {
+            let upper = Layer::clone(upper);
+            self.state.put_layer(Layer { merging: direction, ..upper });
+        }
         self.enter(job, Stage::Merging(PlannedMerge { direction, ..plan }));
     }
 
