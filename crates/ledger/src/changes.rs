@@ -97,7 +97,8 @@ mod tests {
         const EXISTING: u128 = 20_000;
         let before: OrdMap<SnapshotId, Arc<Counted>> =
             (0..EXISTING).map(|number| (id(number * 2), Arc::new(Counted(0)))).collect();
-        let check = |change: &dyn Fn(&mut OrdMap<SnapshotId, Arc<Counted>>), expected: &[(u128, &str)]| {
+        type Entities = OrdMap<SnapshotId, Arc<Counted>>;
+        let check = |change: &dyn Fn(&mut Entities), expected: &[(u128, &str)]| {
             let mut after = before.clone();
             change(&mut after);
             COMPARED.set(0);

@@ -11,7 +11,7 @@ use ledger::paths::Paths;
 use ledger::record::{Store, difference};
 use ledger::snapshot::{Format, Layer, Origin, Purpose, Snapshot};
 use ledger::state::{State, Timestamp};
-use ledger::vm::{Bus, Controller, Drive, Firmware, Network, Nic, Power, Settings, SnapshotKind, Vm, Startup};
+use ledger::vm::{Bus, Controller, Drive, Firmware, Network, Nic, Power, Settings, SnapshotKind, Startup, Vm};
 use vmtest::service::{Error, Result};
 
 /// 2026-01-02T03:04:05Z, when all this was made.
@@ -108,7 +108,16 @@ impl Maker {
             Some(_) => (self.paths.layer(vm, id), Origin::Created),
             None => (PathBuf::from(format!("/srv/images/{vm}.qcow2")), Origin::Attached),
         };
-        self.state.put_layer(Layer { id, vm, path, format: Format::Qcow2, parent, origin, size: 10 << 30, merging: None });
+        self.state.put_layer(Layer {
+            id,
+            vm,
+            path,
+            format: Format::Qcow2,
+            parent,
+            origin,
+            size: 10 << 30,
+            merging: None,
+        });
         id
     }
 
