@@ -158,7 +158,7 @@ fn a_machine_begins_with_the_controllers_of_its_generation() {
         let controllers = defined.settings.controllers.iter().map(|known| format!("{:?} {}", known.bus, known.number));
         expected.assert_eq(&controllers.collect::<Vec<_>>().join(", "));
     };
-    check(Firmware::Bios, expect!["Ide 0, Ide 1, Scsi 0"]);
+    check(Firmware::Bios, expect!["Ide 0, Ide 1"]);
     check(Firmware::Uefi, expect!["Scsi 0"]);
 }
 
