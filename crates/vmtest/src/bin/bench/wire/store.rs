@@ -81,7 +81,6 @@ impl Maker {
             power_changed: THEN,
             configuration_changed: THEN,
             garbage: Vec::new(),
-            startup: Default::default(),
         });
     }
 
