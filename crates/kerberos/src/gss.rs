@@ -109,32 +109,37 @@ impl Credential {
         let (keytab, replays) = (residual("FILE:", keytab)?, residual("file2:", replays)?);
         let store = [raw::key_value(c"keytab", &keytab), raw::key_value(c"rcache", &replays)];
         let store = raw::KeyValueSet { count: 2, elements: store.as_ptr() };
-        let (krb5, spnego) = (oid(raw::KRB5), oid(raw::SPNEGO));
-        let both = [krb5, spnego];
-        let mechanisms = OidSet { count: 2, elements: both.as_ptr() };
+        let both = [oid(raw::KRB5), oid(raw::SPNEGO)];
         let only = OidSet { count: 1, elements: both.as_ptr() };
+        // Kerberos for itself first: where another mechanism has a plug-in, negotiation would be content with that one and no keytab.
+        drop(Self::acquire(functions, &only, &store)?);
+        let credential = Self::acquire(functions, &OidSet { count: 2, elements: both.as_ptr() }, &store)?;
+        let mut minor = 0;
+        // Whatever other mechanisms the system has plug-ins for, SPNEGO must not agree on one of them.
+        // SAFETY: a credential of ours, and a set that outlives the call.
+        let major = unsafe { (functions.0.set_neg_mechs)(&mut minor, credential.handle, &only) };
+        functions.check("restricting negotiation to Kerberos", major, minor)?;
+        Ok(credential)
+    }
+
+    fn acquire(functions: Library, mechanisms: &OidSet, store: &raw::KeyValueSet) -> Result<Self, GssError> {
         let (mut minor, mut handle) = (0, ptr::null_mut());
-        // SAFETY: inputs live until the end of this function; the name is GSS_C_NO_NAME, outputs not wanted are null.
+        // SAFETY: inputs live until the end of this call; the name is GSS_C_NO_NAME, outputs not wanted are null.
         let major = unsafe {
             (functions.0.acquire_cred_from)(
                 &mut minor,
                 ptr::null_mut(),
                 raw::INDEFINITE,
-                &mechanisms,
+                mechanisms,
                 raw::ACCEPT,
-                &store,
+                store,
                 &mut handle,
                 ptr::null_mut(),
                 ptr::null_mut(),
             )
         };
         functions.check("reading the keytab", major, minor)?;
-        let credential = Self { functions, handle };
-        // Whatever other mechanisms the system has plug-ins for, SPNEGO must not agree on one of them.
-        // SAFETY: a credential of ours, and a set that outlives the call.
-        let major = unsafe { (functions.0.set_neg_mechs)(&mut minor, credential.handle, &only) };
-        functions.check("restricting negotiation to Kerberos", major, minor)?;
-        Ok(credential)
+        Ok(Self { functions, handle })
     }
 }
 

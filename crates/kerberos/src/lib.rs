@@ -160,21 +160,28 @@ mod tests {
             Step::Continue(_) => "continue".to_owned(),
             Step::Established(established) => format!("this is {}", established.identity),
         };
-        expected.assert_eq(&reason());
+        let told = reason();
+        // What the library calls a mechanism that is not ours depends on the plug-ins that the system has.
+        let foreign = ["An unsupported mechanism was requested", "No credentials were supplied"];
+        let told = match told.strip_prefix("accepting a ticket: ") {
+            Some(words) if foreign.iter().any(|known| words.starts_with(known)) => "not our mechanism".to_owned(),
+            _ => told,
+        };
+        expected.assert_eq(&told);
         assert_eq!(reason(), "the token is malformed: a token after the last one");
     }
 
     #[test]
     fn what_is_no_ticket_is_refused() {
         check_step(b"", expect!["the token is malformed: an empty token"]);
-        check_step(b"NTLMSSP\0\x01\0\0\0", expect!["accepting a ticket: An unsupported mechanism was requested"]);
+        check_step(b"NTLMSSP\0\x01\0\0\0", expect!["not our mechanism"]);
         check_step(&[0x60, 0x84, 0xff, 0xff, 0xff, 0xff], expect!["accepting a ticket: Invalid token was supplied"]);
         // A SPNEGO offer of NTLM (1.3.6.1.4.1.311.2.2.10) and nothing else.
         let ntlm_only = [
             0x60, 0x1c, 0x06, 0x06, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x02, 0xa0, 0x12, 0x30, 0x10, 0xa0, 0x0e, 0x30, 0x0c,
             0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x02, 0x0a,
         ];
-        check_step(&ntlm_only, expect!["accepting a ticket: An unsupported mechanism was requested"]);
+        check_step(&ntlm_only, expect!["not our mechanism"]);
         // A Kerberos token whose ticket is rubbish.
         let rubbish = [0x60, 0x0f, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02, 1, 0, 0x6e, 0x00];
         check_step(
