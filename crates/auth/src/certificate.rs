@@ -58,6 +58,15 @@ mod tests {
         // SHA-1, and Ed25519, which has no hash to choose.
         check(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05], Hash::Sha256);
         check(&[0x2b, 0x65, 0x70], Hash::Sha256);
-        assert_eq!(binding_hash(b"no certificate"), Hash::Sha256);
+        for damaged in [
+            &b""[..],
+            b"no certificate",
+            b"\x30\x82",
+            b"\x30\xff\xff",
+            b"\x30\x02\x30\x00",
+            b"\x30\x84\xff\xff\xff\xff",
+        ] {
+            assert_eq!(binding_hash(damaged), Hash::Sha256, "{damaged:?}");
+        }
     }
 }

@@ -112,6 +112,9 @@ pub enum UsersError {
     /// There is none.
     #[error("there is no user or principal {0}")]
     Missing(String),
+    /// It is a principal, which has no password and cannot be disabled.
+    #[error("{0} is a Kerberos principal and has a role only: remove it to keep it out")]
+    RoleOnly(String),
     /// Not a role.
     #[error("{0:?} is not a role: use read, operate or administer")]
     Role(String),
@@ -224,9 +227,14 @@ impl Users {
     /// # Errors
     /// When there is no such user.
     pub fn change(&mut self, name: &str, change: impl FnOnce(&mut User)) -> Result<(), UsersError> {
-        let missing = || UsersError::Missing(name.to_owned());
-        let at = *self.users.get(&fold(name)).ok_or_else(missing)?;
-        let Some(Line::User(user)) = self.lines.get_mut(at) else { return Err(missing()) };
+        // What is wrong if there is none; a principal has nothing that could be changed here.
+        let missing = match self.role_of_principal(name) {
+            Some(_) => UsersError::RoleOnly,
+            None => UsersError::Missing,
+        };
+        let Some(Line::User(user)) = self.users.get(&fold(name)).and_then(|&at| self.lines.get_mut(at)) else {
+            return Err(missing(name.to_owned()));
+        };
         let name = user.name.clone();
         change(user);
         user.name = name;

@@ -46,10 +46,10 @@ pub struct Remote {
         help_heading = "Remote hosts"
     )]
     pub host: Option<String>,
-    /// Log in as NAME, DOMAIN\\NAME or NAME@DOMAIN
+    /// Log in as NAME, DOMAIN\NAME or NAME@DOMAIN
     #[arg(long, global = true, env = "SNAPVISOR_USER", value_name = "NAME", help_heading = "Remote hosts")]
     pub user: Option<String>,
-    /// http has sealed messages, https has TLS
+    /// http seals messages with the login's key and takes users with NTLM; https has TLS
     #[arg(long, global = true, value_enum, default_value_t, value_name = "TRANSPORT", help_heading = "Remote hosts")]
     pub transport: Transport,
     /// Read the password from this file; else from SNAPVISOR_PASSWORD, else it is asked for

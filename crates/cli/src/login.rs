@@ -152,7 +152,14 @@ impl Channel {
     }
 
     fn unknown(&self, user: &str) -> HttpError {
-        self.refused(&format!("the user {user} is not known there, or the password is wrong"))
+        // Whoever is not let in is not told why; over plain TCP it may be that no hash for NTLM is kept.
+        let also = match self.connection.target() {
+            Target::Tcp { tls: false, .. } => ", may not use NTLM",
+            _ => "",
+        };
+        self.refused(&format!(
+            "the user {user} is not known there{also} or is locked for a while, or the password is wrong"
+        ))
     }
 
     fn reason(&self, reason: &Reason) -> HttpError {

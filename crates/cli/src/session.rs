@@ -224,16 +224,33 @@ fn transport_error(error: HttpError) -> Error {
             Error::new(Kind::Unreachable, message)
                 .hint("the user who runs the daemon, root and members of the daemon's group may connect, nobody else")
         }
-        HttpError::Connect { source, .. } if source.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) => {
-            Error::new(Kind::Unreachable, message)
-                .hint("say whom to trust with --ca-file, or which certificate with --fingerprint")
-        }
-        HttpError::Connect { .. } => Error::new(Kind::Unreachable, message)
-            .hint("is the daemon running? start it with `snapvisor serve`, or say where it is with --url"),
+        HttpError::Connect { target, source } => unreachable(&target, &source, message),
         HttpError::Login { .. } => Error::new(Kind::Refused, message),
         HttpError::Io { .. } => Error::new(Kind::Unreachable, message).hint("look at the daemon's log"),
-        HttpError::Malformed { .. } => Error::new(Kind::Unreachable, message).hint("is it a Snapvisor daemon?"),
+        HttpError::Malformed { .. } => Error::new(Kind::Unreachable, message)
+            .hint("is it a Snapvisor daemon? a port of https takes --transport https, or https:// in --url"),
     }
+}
+
+/// There is no connection: because of TLS, because of the name, or because nobody listens.
+fn unreachable(target: &http::Target, source: &std::io::Error, message: String) -> Error {
+    if let Some(error) = source.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        let (words, advice) = crate::tls::explain(error);
+        return Error::new(Kind::Unreachable, format!("cannot connect to {target}: {words}")).hint(advice);
+    }
+    let advice = match target {
+        http::Target::Tcp { host, .. } if !is_this_host(host) => {
+            "is the name right, and does the service listen there? ours listens beyond its host only with --listen or --https-listen"
+        }
+        http::Target::Tcp { .. } | http::Target::Unix(_) => {
+            "is the daemon running? start it with `snapvisor serve`, or say where it is with --url"
+        }
+    };
+    Error::new(Kind::Unreachable, message).hint(advice)
+}
+
+fn is_this_host(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn client_error(error: ClientError) -> Error {
@@ -246,6 +263,8 @@ fn client_error(error: ClientError) -> Error {
             // The daemon puts what to do on lines of their own.
             lines.fold(first, Error::hint)
         }
+        ClientError::Http { status: 401 } => Error::new(Kind::Refused, "the service wants to know who asks")
+            .hint("log in with --user NAME; over http a user with NTLM, or use https"),
         error @ (ClientError::Http { .. } | ClientError::Malformed { .. }) => {
             Error::new(Kind::Unreachable, error.to_string()).hint("is it a Snapvisor daemon?")
         }

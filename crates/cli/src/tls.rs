@@ -15,7 +15,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring::default_provider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    StreamOwned,
+};
 
 /// Where distributions keep the authorities they trust: Debian, Fedora, SUSE.
 const SYSTEM_AUTHORITIES: [&str; 3] =
@@ -69,6 +72,34 @@ pub fn connect(
     };
     let end_point = EndPoint(digest(algorithm, certificate).as_ref().to_vec());
     Ok((StreamOwned::new(connection, stream), end_point))
+}
+
+/// What TLS did not like, and what to do about it.
+pub fn explain(error: &rustls::Error) -> (String, &'static str) {
+    let (words, advice) = match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => (
+            "its certificate is issued by nobody who is trusted here",
+            "say whom to trust with --ca-file, or which certificate with --fingerprint; `snapvisor certificate` on that host shows both",
+        ),
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => (
+            "its certificate is for other names than this",
+            "use a name of the certificate as --host, or trust the certificate itself with --fingerprint",
+        ),
+        rustls::Error::InvalidMessage(_) => {
+            ("what answers there does not speak TLS", "is it the port of https? without --transport https it is http")
+        }
+        // Ours, of a certificate that is not the pinned one.
+        rustls::Error::General(words) => (
+            words.as_str(),
+            "compare it with what `snapvisor certificate` prints on that host; if they differ, somebody is in between",
+        ),
+        _ => {
+            return (error.to_string(), "say whom to trust with --ca-file, or which certificate with --fingerprint");
+        }
+    };
+    (words.to_owned(), advice)
 }
 
 fn config(trust: &Trust) -> io::Result<ClientConfig> {
@@ -153,6 +184,17 @@ impl ServerCertVerifier for Pinned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_tls_does_not_like_is_said_in_words() {
+        let check = |error: rustls::Error, expected: &str| assert_eq!(explain(&error).0, expected);
+        let certificate = rustls::Error::InvalidCertificate;
+        check(certificate(CertificateError::UnknownIssuer), "its certificate is issued by nobody who is trusted here");
+        check(certificate(CertificateError::NotValidForName), "its certificate is for other names than this");
+        check(rustls::InvalidMessage::InvalidContentType.into(), "what answers there does not speak TLS");
+        check(rustls::Error::General("another".to_owned()), "another");
+        check(certificate(CertificateError::Expired), "invalid peer certificate: Expired");
+    }
 
     #[test]
     fn fingerprints_are_read() {

@@ -158,8 +158,11 @@ fn the_right_password_opens_a_sealed_channel() {
 
 #[test]
 fn whoever_is_not_let_in_is_told() {
-    let wrong =
-        |user: &str| format!("cannot log in at HOST: the user {user} is not known there, or the password is wrong");
+    let wrong = |user: &str| {
+        format!(
+            "cannot log in at HOST: the user {user} is not known there, may not use NTLM or is locked for a while, or the password is wrong"
+        )
+    };
     check(Kind::Good, "alice", "guess", [&wrong("alice"); 2]);
     check(Kind::Good, "mallory", "secret", [&wrong("mallory"); 2]);
 }

@@ -20,6 +20,9 @@ use crate::door;
 use crate::tls::{Tls, TlsError};
 use crate::users_file::{self, UsersFileError};
 
+/// Heading of the options that say which daemon is meant.
+const PLACE: &str = "Files of the daemon";
+
 /// `snapvisor user`
 #[derive(Args, Debug)]
 pub struct UserCommand {
@@ -43,13 +46,13 @@ pub struct CertificateCommand {
 #[derive(Args, Debug, Clone, Default)]
 pub struct Place {
     /// Configuration file of the daemon
-    #[arg(long, env = "SNAPVISOR_CONFIG", value_name = "FILE", global = true)]
+    #[arg(long, env = "SNAPVISOR_CONFIG", value_name = "FILE", global = true, help_heading = PLACE)]
     pub config: Option<PathBuf>,
     /// Data directory of the daemon
-    #[arg(long, env = "SNAPVISOR_DATA_DIR", value_name = "DIR", global = true)]
+    #[arg(long, env = "SNAPVISOR_DATA_DIR", value_name = "DIR", global = true, help_heading = PLACE)]
     pub data_dir: Option<PathBuf>,
     /// The users file, if it is not in the data directory
-    #[arg(long, env = "SNAPVISOR_USERS_FILE", value_name = "FILE", global = true)]
+    #[arg(long, env = "SNAPVISOR_USERS_FILE", value_name = "FILE", global = true, help_heading = PLACE)]
     pub users_file: Option<PathBuf>,
 }
 
@@ -99,7 +102,7 @@ pub enum UserAction {
     },
     /// Change what a user may do
     Set {
-        /// Name of the user
+        /// Name of the user, or of a principal to give another role
         name: String,
         /// The new role
         #[arg(long)]
@@ -141,6 +144,9 @@ pub enum AdminError {
     /// Of the certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// It has not been made.
+    #[error("there is no certificate {0}: the daemon makes it when it starts with https_listen")]
+    NoCertificate(PathBuf),
     /// Not a password.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -148,8 +154,13 @@ pub enum AdminError {
     #[error("the two passwords are not the same")]
     Mismatch,
     /// It cannot be read.
-    #[error("could not read the password: {0}")]
-    Password(std::io::Error),
+    #[error("could not read the password from {place}: {source}")]
+    Password {
+        /// A file or the terminal.
+        place: String,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// What a command has to say: for people, and for programs.
@@ -162,8 +173,11 @@ pub type Said = (String, Value);
 pub fn user(command: UserCommand) -> Result<Said, AdminError> {
     let config = config(command.place)?;
     let path = &config.users_file;
-    // Users may be made before the daemon has run.
-    make_private(&config.data_dir).map_err(|source| AdminError::Directory { path: config.data_dir.clone(), source })?;
+    // Users may be made before the daemon has run; who only looks leaves no trace.
+    if !matches!(command.action, UserAction::List) {
+        let wrap = |source| AdminError::Directory { path: config.data_dir.clone(), source };
+        make_private(&config.data_dir).map_err(wrap)?;
+    }
     let (name, what) = match command.action {
         UserAction::List => return Ok(list(&users_file::read(path)?)),
         UserAction::Add { kerberos: Some(principal), role, .. } => {
@@ -186,9 +200,11 @@ pub fn user(command: UserCommand) -> Result<Said, AdminError> {
             (name, "removed".to_owned())
         }
         UserAction::Password { name, ntlm, no_ntlm, password } => {
-            let users = users_file::read(path)?;
-            let missing = || UsersFileError::Users { path: path.clone(), error: UsersError::Missing(name.clone()) };
-            let had_ntlm = users.find(&name).ok_or_else(missing)?.nt_hash.is_some();
+            let mut users = users_file::read(path)?;
+            let mut had_ntlm = false;
+            // Before somebody has typed a password twice in vain.
+            let found = users.change(&name, |user| had_ntlm = user.nt_hash.is_some());
+            found.map_err(|error| UsersFileError::Users { path: path.clone(), error })?;
             let (password, nt_hash) = secrets(&password, ntlm || (had_ntlm && !no_ntlm))?;
             users_file::change(path, |users| {
                 users.change(&name, |user| (user.password, user.nt_hash) = (password, nt_hash))
@@ -213,6 +229,9 @@ pub fn user(command: UserCommand) -> Result<Said, AdminError> {
 pub fn certificate(command: CertificateCommand) -> Result<Said, AdminError> {
     let files = door::certificate_files(&config(command.place)?);
     let path = files.certificate.clone();
+    if !path.exists() {
+        return Err(AdminError::NoCertificate(path));
+    }
     let fingerprint = Tls::open(files)?.current().fingerprint.clone();
     let text = format!("{}\nSHA-256 {fingerprint}\n", path.display());
     Ok((text, json!({ "path": path, "sha256": fingerprint })))
@@ -236,7 +255,9 @@ fn config(place: Place) -> Result<Config, ConfigError> {
 
 /// A role may be changed of principals as well, which have nothing else.
 fn set(users: &mut Users, name: &str, role: Option<Role>, disable: bool, enable: bool) -> Result<(), UsersError> {
-    if let (Some(role), Some(_)) = (role, users.role_of_principal(name)) {
+    if users.role_of_principal(name).is_some() {
+        let only_role = role.filter(|_| !disable && !enable);
+        let role = only_role.ok_or_else(|| UsersError::RoleOnly(name.to_owned()))?;
         users.remove(name)?;
         return users.add_principal(name, role);
     }
@@ -290,12 +311,15 @@ fn record(config: &Config, name: &str, what: &str) {
 }
 
 fn secrets(source: &PasswordSource, ntlm: bool) -> Result<(Phc, Option<NtHash>), AdminError> {
+    let wrap = |place: String| move |source| AdminError::Password { place, source };
     let password = match &source.password_file {
-        Some(path) if path == Path::new("-") => first_line(std::io::stdin().lock()),
-        Some(path) => std::fs::File::open(path).and_then(first_line),
-        None => return ask().and_then(|password| hashes(&password, ntlm)),
+        Some(path) if path == Path::new("-") => {
+            first_line(std::io::stdin().lock()).map_err(wrap("standard input".to_owned()))
+        }
+        Some(path) => std::fs::File::open(path).and_then(first_line).map_err(wrap(path.display().to_string())),
+        None => ask(),
     };
-    hashes(&password.map_err(AdminError::Password)?, ntlm)
+    hashes(&password?, ntlm)
 }
 
 fn hashes(password: &Password, ntlm: bool) -> Result<(Phc, Option<NtHash>), AdminError> {
@@ -313,14 +337,14 @@ fn first_line(source: impl Read) -> std::io::Result<Password> {
 /// Asks twice, without showing what is typed.
 fn ask() -> Result<Password, AdminError> {
     let stdin = std::io::stdin();
+    let wrap = |source| AdminError::Password { place: "standard input".to_owned(), source };
     if !stdin.is_terminal() {
-        let advice = "standard input is not a terminal; use --password-file";
-        return Err(AdminError::Password(std::io::Error::other(advice)));
+        return Err(wrap(std::io::Error::other("it is not a terminal; use --password-file")));
     }
-    let before = tcgetattr(&stdin).map_err(|errno| AdminError::Password(errno.into()))?;
+    let before = tcgetattr(&stdin).map_err(|errno| wrap(errno.into()))?;
     let mut hidden = before.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(|errno| AdminError::Password(errno.into()))?;
+    tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(|errno| wrap(errno.into()))?;
     let prompt = |text: &str| {
         eprint!("{text}");
         let _ = std::io::stderr().flush();
@@ -332,7 +356,7 @@ fn ask() -> Result<Password, AdminError> {
     };
     let typed = prompt("Password: ").and_then(|first| prompt("Again: ").map(|second| (first, second)));
     let _ = tcsetattr(&stdin, OptionalActions::Flush, &before);
-    let (first, second) = typed.map_err(AdminError::Password)?;
+    let (first, second) = typed.map_err(wrap)?;
     if first.reveal() == second.reveal() { Ok(first) } else { Err(AdminError::Mismatch) }
 }
 
@@ -414,6 +438,24 @@ mod tests {
             expect![[r#"
             carol@EXAMPLE.ORG given role read
         "#]],
+        );
+        for line in [
+            "set carol@EXAMPLE.ORG --disable",
+            "set carol@EXAMPLE.ORG --role operate --disable",
+            "password carol@EXAMPLE.ORG --password-file FILE",
+        ] {
+            check(
+                line,
+                expect![
+                    "error: DATA/users: carol@EXAMPLE.ORG is a Kerberos principal and has a role only: remove it to keep it out"
+                ],
+            );
+        }
+        check(
+            "add dave --password-file FILE.not",
+            expect![
+                "error: could not read the password from DATA/password.not: No such file or directory (os error 2)"
+            ],
         );
         check("set bob", expect!["MissingRequiredArgument"]);
         check(

@@ -282,6 +282,8 @@ impl Guest {
         let protection = match () {
             () if self.arrival.peer.tls.is_some() => "tls",
             () if body == BodyKind::Sealed => "sealed",
+            // The end of a handshake, which carries nothing; what follows is sealed with its key.
+            () if body == BodyKind::Empty && self.connection().can_seal() => "sealed",
             () if self.arrival.peer.is_loopback() => "local",
             () => "none",
         };

@@ -105,7 +105,7 @@ pub(crate) fn denial(role: Role, class: &str, method: &Method) -> Result<Option<
     if !declared {
         return Err(Error::new(Status::AccessDenied, text));
     }
-    let failure = Failure::new(Kind::AccessDenied, text).hint("ask an administrator of this host for another role");
+    let failure = Failure::new(Kind::AccessDenied, text).hint("ask an administrator of the service for another role");
     Ok(Some(Reaction::Done(Outcome::refused(failure))))
 }
 
@@ -194,7 +194,7 @@ mod tests {
             system(V),
             "RequestStateChange",
             expect![
-                "32769: the role read may not call RequestStateChange: it takes operate: ask an administrator of this host for another role"
+                "32769: the role read may not call RequestStateChange: it takes operate: ask an administrator of the service for another role"
             ],
         );
         check(Role::Operate, system(V), "RequestStateChange", expect!["32773: RequestedState is missing"]);

@@ -63,8 +63,13 @@ fn administer(done: Result<daemon::admin::Said, daemon::admin::AdminError>, json
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+            let error = cli::error::Error::new(cli::error::Kind::Failed, error.to_string());
+            if json {
+                let _ = writeln!(std::io::stdout(), "{:#}", error.json());
+            } else {
+                let _ = write!(std::io::stderr(), "{}", error.render(false));
+            }
+            ExitCode::from(error.kind as u8)
         }
     }
 }

@@ -59,11 +59,11 @@ fn without_a_daemon_there_is_advice() {
 #[test]
 fn addresses_are_checked_before_they_are_used() {
     check(
-        &["vm", "list", "--url", "https://host/wsman"],
+        &["vm", "list", "--url", "ftp://host/wsman"],
         &expect![[r#"
-        2
-        ! error: https://host/wsman is not an address of the daemon: https is not supported; use http to a loopback address or unix:PATH
-    "#]],
+            2
+            ! error: ftp://host/wsman is not an address of the daemon: expected http://HOST[:PORT][/PATH], https://HOST[:PORT][/PATH] or unix:PATH
+        "#]],
     );
     check(
         &["snapshot", "apply", "a", "--start", "--no-wait"],
