@@ -92,7 +92,8 @@ fn misdirected(request: &Request<Incoming>) -> Option<Answer> {
     // Browsers say where a page came from whenever it posts elsewhere. No page has business here, and it would come with
     // the rights of the user who looks at it.
     if request.headers().contains_key(ORIGIN) {
-        tracing::warn!(origin = %text(request.headers(), &ORIGIN), "a web page was refused");
+        // Anybody can cause this, as often as he likes.
+        tracing::debug!(origin = %text(request.headers(), &ORIGIN), "a web page was refused");
         return Some(closing(plain(StatusCode::FORBIDDEN, "web pages are not served")));
     }
     if !matches!(request.uri().path(), "/wsman" | "/wsman/") {

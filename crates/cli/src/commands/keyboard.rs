@@ -89,7 +89,9 @@ fn done(vm: &Vm, count: usize, what: &str) -> Output {
 /// Scan codes of a chord: its keys go down in this order and come up in the other.
 fn codes(chord: &str) -> Result<Vec<u8>> {
     let keys = chord.split('-').map(key).collect::<Option<Vec<_>>>().ok_or_else(|| {
-        let names: Vec<&str> = NAMES.iter().map(|(name, ..)| *name).collect();
+        // F11 and F12 have names of their own, since their codes do not follow those of the others.
+        let names = NAMES.iter().map(|(name, ..)| *name).filter(|name| !matches!(*name, "f11" | "f12"));
+        let names: Vec<&str> = names.collect();
         Error::new(Kind::Usage, format!("{chord} is no key, and no keys with - between them"))
             .hint(format!("keys are letters, digits, f1 to f12 and {}", names.join(", ")))
     })?;
