@@ -73,9 +73,9 @@ mod tests {
             figures.add_rate("rate, 1/s", sample * 1000.0);
         }
         expect![[r#"
-                           median       worst      n
-              time, ms       2.00        3.00      3
-              rate, 1/s      2000        1000      3
+                             median       worst      n
+              time, ms         2.00        3.00      3
+              rate, 1/s        2000        1000      3
         "#]]
         .assert_eq(&figures.to_string());
     }
