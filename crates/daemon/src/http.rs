@@ -71,6 +71,9 @@ pub trait Answers: Clone + Send + Sync + 'static {
 
     /// Answers somebody unknown, if all that he asks is what this service is.
     fn identify(&self, content_type: &str, body: &[u8]) -> Option<Reply>;
+
+    /// Refuses somebody who speaks in clear where messages must be sealed, in a form that his client can show.
+    fn refuse_unencrypted(&self) -> Reply;
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -146,9 +149,7 @@ async fn exchange(request: Request<Incoming>, guest: &Guest, answers: &impl Answ
         }
         Decision::Unencrypted => {
             drop_body(body).await?;
-            let words =
-                "messages must be encrypted here: use https, or Negotiate authentication with message encryption";
-            Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, words))
+            Ok(envelope(answers.refuse_unencrypted()))
         }
         Decision::Full => Ok(closing(plain(StatusCode::SERVICE_UNAVAILABLE, "this user has too many connections"))),
     }

@@ -205,6 +205,11 @@ impl Answers for Service {
         let reply = self.0.server.identify(content_type, body)?;
         Some(Reply { status: reply.status, content_type: reply.content_type, body: reply.body })
     }
+
+    fn refuse_unencrypted(&self) -> Reply {
+        let reply = self.0.server.refuse_unencrypted(crate::entropy());
+        Reply { status: reply.status, content_type: reply.content_type, body: reply.body }
+    }
 }
 
 /// A refusal in words: what happened on the first line, what to do about it on the second.

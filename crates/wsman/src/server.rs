@@ -195,6 +195,14 @@ impl Server {
         self.refuse(&continuation.head, &Fault::new(Kind::TimedOut, reason))
     }
 
+    /// The fault for somebody whose message came in clear where it must not. What it asks for is not looked at, so the
+    /// fault relates to nothing.
+    pub fn refuse_unencrypted(&self, entropy: [u8; 32]) -> HttpReply {
+        let (id, _) = split(entropy);
+        let reason = "messages must be encrypted here: use https, or Negotiate authentication with message encryption";
+        self.refuse(&Head::new(soap::uuid(id)), &Fault::new(Kind::AccessDenied, reason))
+    }
+
     fn begin(&self, head: &mut Head, incoming: Incoming<'_>, now: Duration) -> Result<Begun, Fault> {
         if incoming.body.len() > MAX_REQUEST_BYTES {
             let reason = format!("the request has {} bytes, {MAX_REQUEST_BYTES} are accepted", incoming.body.len());

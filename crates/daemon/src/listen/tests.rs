@@ -30,12 +30,17 @@ impl Answers for Echo {
     async fn answer(&self, question: Question) -> Reply {
         let Question { content_type, body, asker, explain } = question;
         let who = format!("{} {} {}", asker.principal, asker.role.name(), asker.protection);
+        let status = if body == "wrong" { 500 } else { 200 };
         let body = format!("{content_type} {} explain={explain} {who}", body.len());
-        Reply { status: 200, content_type: "text/plain", body: body.into_bytes() }
+        Reply { status, content_type: "text/plain", body: body.into_bytes() }
     }
 
     fn identify(&self, _: &str, body: &[u8]) -> Option<Reply> {
         (body == b"identify").then(|| Reply { status: 200, content_type: "text/plain", body: b"a service".to_vec() })
+    }
+
+    fn refuse_unencrypted(&self) -> Reply {
+        Reply { status: 500, content_type: "text/plain", body: b"encrypt".to_vec() }
     }
 }
 
@@ -524,26 +529,14 @@ async fn handshake(
 async fn sealed_messages_are_answered_sealed() {
     let scene = Scene::new();
     let mut client = scene.connect("192.0.2.1");
-    let negotiate = |token: &[u8], body: &str| {
-        let token = base64::prelude::BASE64_STANDARD.encode(token);
-        post(&format!("Authorization: Negotiate {token}\r\n"), body)
-    };
-    let password = Password::new("pass:word".to_owned());
-    let (ntlm, first) = spnego::Client::new(Login::new(r"HOST\alice", &password, "HTTP/host".to_owned(), None));
-    let challenge = converse(&mut client, &[negotiate(&first, "dropped")]).await;
-    assert!(challenge.starts_with("401"), "{challenge}");
-    let now = Duration::from_micros(host::now().0);
-    let (session, last) = ntlm.answer(&token_of(&challenge), now, &[9; 32]).unwrap();
-    let done = converse(&mut client, &[negotiate(&last, "")]).await;
+    let (done, mut session) = log_in(&mut client, "").await;
     assert!(done.starts_with("200"), "{done}");
-    let mut session = session.finish(&token_of(&done)).unwrap();
 
     let story = converse(&mut client, &[post("", "in clear")]).await;
-    expect!["500 messages must be encrypted here: use https, or Negotiate authentication with message encryption"]
-        .assert_eq(&story);
-    for body in ["first", "the second"] {
+    expect!["500 encrypt"].assert_eq(&story);
+    for (body, status) in [("first", 200), ("wrong", 500), ("the third", 200)] {
         let answer = sealed_exchange(&mut client, &mut session, body).await;
-        assert_eq!(answer, format!("a/b {} explain=false user:alice administer sealed", body.len()));
+        assert_eq!(answer, format!("{status} a/b {} explain=false user:alice administer sealed", body.len()));
     }
     // A message that was sent before is not taken again, and the connection ends.
     let plain = Plain { content_type: "a/b".to_owned(), body: b"x".to_vec() };
@@ -555,6 +548,34 @@ async fn sealed_messages_are_answered_sealed() {
     }
     assert_eq!(answer(&mut client).await, "closed");
     assert!(scene.audit().contains("signature of a sealed message is wrong"), "{}", scene.audit());
+}
+
+/// Holds: WIRE-B6-2
+#[tokio::test]
+async fn the_last_leg_of_a_handshake_may_carry_the_request() {
+    let scene = Scene::new();
+    let mut client = scene.connect("127.0.0.1");
+    let (done, _) = log_in(&mut client, "the request").await;
+    let (head, rest) = done.split_once("[Negotiate ").unwrap();
+    let (_, body) = rest.split_once("] ").unwrap();
+    assert_eq!((head, body), ("200 ", " 11 explain=false user:alice administer local"));
+}
+
+/// Alice's handshake, a body on every leg: the answer to the last one, and what to seal with.
+async fn log_in(client: &mut UnixStream, last_body: &str) -> (String, impl Seal + use<>) {
+    let negotiate = |token: &[u8], body: &str| {
+        let token = base64::prelude::BASE64_STANDARD.encode(token);
+        post(&format!("Authorization: Negotiate {token}\r\n"), body)
+    };
+    let password = Password::new("pass:word".to_owned());
+    let (ntlm, first) = spnego::Client::new(Login::new(r"HOST\alice", &password, "HTTP/host".to_owned(), None));
+    let challenge = converse(client, &[negotiate(&first, "dropped")]).await;
+    assert!(challenge.starts_with("401"), "{challenge}");
+    let now = Duration::from_micros(host::now().0);
+    let (session, last) = ntlm.answer(&token_of(&challenge), now, &[9; 32]).unwrap();
+    let done = converse(client, &[negotiate(&last, last_body)]).await;
+    let session = session.finish(&token_of(&done)).unwrap();
+    (done, session)
 }
 
 /// The token in an answer's challenge.
@@ -574,10 +595,11 @@ async fn sealed_exchange(client: &mut UnixStream, session: &mut dyn Seal, body: 
     let message = sealed::close(&plain, &Style::default(), session).unwrap();
     client.write_all(&sealed_request(&message)).await.unwrap();
     let (head, body) = answer_bytes(client).await;
+    let status = head.split(' ').nth(1).unwrap();
     let content_type = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap();
     let (opened, _) = sealed::open(content_type, &body, session).unwrap();
     assert_eq!(opened.content_type, "text/plain");
-    String::from_utf8(opened.body).unwrap()
+    format!("{status} {}", String::from_utf8(opened.body).unwrap())
 }
 
 /// Holds: WIRE-A8-1

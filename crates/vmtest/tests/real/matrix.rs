@@ -159,7 +159,7 @@ fn from_elsewhere_http_must_be_sealed() {
             one after that
           500 fault w:AccessDenied (the role read may not call DefineSystem: it takes administer)
             role too small
-          500 'messages must be encrypted here: use https, or Negotiate authentication with mes'
+          500 fault w:AccessDenied (messages must be encrypted here: use https, or Negotiate authentication with message encryption)
             body in clear
           400 'the signature of a sealed message is wrong'
             sealed body changed; sealed body sent again
@@ -171,7 +171,7 @@ fn from_elsewhere_http_must_be_sealed() {
             challenge; locked-out user; a good one after that
           500 fault w:AccessDenied (the role read may not call DefineSystem: it takes administer)
             role too small
-          500 'messages must be encrypted here: use https, or Negotiate authentication with mes'
+          500 fault w:AccessDenied (messages must be encrypted here: use https, or Negotiate authentication with message encryption)
             body in clear
           400 'the signature of a sealed message is wrong'
             sealed body changed; sealed body sent again
@@ -183,7 +183,7 @@ fn from_elsewhere_http_must_be_sealed() {
             file; expired ticket; other realm; a good one after that
           500 fault w:AccessDenied (the role read may not call DefineSystem: it takes administer)
             role too small
-          500 'messages must be encrypted here: use https, or Negotiate authentication with mes'
+          500 fault w:AccessDenied (messages must be encrypted here: use https, or Negotiate authentication with message encryption)
             body in clear
           400 'the signature of a sealed message is wrong'
             sealed body changed; sealed body sent again
@@ -195,7 +195,7 @@ fn from_elsewhere_http_must_be_sealed() {
             file; expired ticket; other realm; a good one after that
           500 fault w:AccessDenied (the role read may not call DefineSystem: it takes administer)
             role too small
-          500 'messages must be encrypted here: use https, or Negotiate authentication with mes'
+          500 fault w:AccessDenied (messages must be encrypted here: use https, or Negotiate authentication with message encryption)
             body in clear
           400 'the signature of a sealed message is wrong'
             sealed body changed; sealed body sent again
