@@ -114,8 +114,10 @@ impl<S: Store + 'static> Pump<S> {
         executor: Executor,
         events: mpsc::UnboundedReceiver<Event>,
     ) -> Result<(Self, Handle), StartError> {
-        let (revision, records) = store.load()?;
-        let driver = Driver::load(revision, &records, paths)?;
+        let driver = {
+            let (revision, records) = store.load()?;
+            Driver::load(revision, &records, paths)?
+        };
         let (requests, incoming) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (state, readers) = watch::channel(Arc::new(driver.state().clone()));
         let mut pump = Self {

@@ -109,7 +109,8 @@ impl SqliteStore {
     fn read_all(&mut self) -> rusqlite::Result<(u64, Vec<Stored>)> {
         let transaction = self.connection.transaction()?;
         let revision = read_revision(&transaction)?;
-        let mut statement = transaction.prepare("SELECT kind, id, body FROM record ORDER BY kind, id")?;
+        // In the order in which they lie in the file: to sort them would mean to look each of them up.
+        let mut statement = transaction.prepare("SELECT kind, id, body FROM record")?;
         let rows =
             statement.query_map((), |row| Ok(Stored { kind: row.get(0)?, id: row.get(1)?, body: row.get(2)? }))?;
         let records = rows.collect::<rusqlite::Result<Vec<_>>>()?;

@@ -199,16 +199,25 @@ pub fn rebuild(revision: u64, records: &[Stored]) -> Result<State, RecordError> 
 }
 
 fn decode<E: for<'a> Deserialize<'a>>(record: &Stored) -> Result<E, RecordError> {
-    #[derive(Deserialize)]
-    struct Version {
-        version: u32,
-    }
-    let Version { version } = serde_json::from_str(&record.body).map_err(|error| damaged(record, error))?;
+    let version = version(&record.body).map_err(|error| damaged(record, error))?;
     if version > FORMAT_VERSION {
         return Err(RecordError::TooNew { kind: record.kind.clone(), id: record.id.clone(), version });
     }
     // The version is one more field of the same object, which the entity ignores.
     serde_json::from_str(&record.body).map_err(|error| damaged(record, error))
+}
+
+/// The version of a body. Those that we write begin with it; to look for it elsewhere takes reading all of the body once more.
+fn version(body: &str) -> Result<u32, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let first = body.strip_prefix(r#"{"version":"#).and_then(|rest| rest.split_once(','));
+    match first.and_then(|(number, _)| number.parse().ok()) {
+        Some(version) => Ok(version),
+        None => serde_json::from_str(body).map(|Version { version }| version),
+    }
 }
 
 fn damaged(record: &Stored, reason: impl ToString) -> RecordError {

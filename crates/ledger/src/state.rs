@@ -10,8 +10,9 @@
 //! 4. A saved machine has memory; one with a process has none, unless it is being started from it or quits after saving it.
 //! 5. At most one unfinished job per machine.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::Hash;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -224,7 +225,6 @@ impl State {
             missing("machine of snapshot", &snapshot.vm, self.vms.contains_key(&snapshot.vm));
             if let Some(parent) = snapshot.parent {
                 missing("parent of snapshot", &parent, self.snapshots.contains_key(&parent));
-                missing("acyclic parent of", &snapshot.id, !self.descends_from(Some(parent), snapshot.id));
             }
             if let Some(memory) = snapshot.memory {
                 missing("memory of snapshot", &memory, self.memories.contains_key(&memory));
@@ -237,7 +237,12 @@ impl State {
             if let Some(parent) = layer.parent {
                 missing("parent of layer", &parent, self.layers.contains_key(&parent));
             }
-            missing("end of the chain of", &layer.id, self.chain(layer.id).len() <= self.layers.len());
+        }
+        if let Some(id) = in_a_circle(self.snapshots.keys(), |id| self.snapshots.get(id)?.parent) {
+            missing("first ancestor of snapshot", &id, false);
+        }
+        if let Some(id) = in_a_circle(self.layers.keys(), |id| self.layers.get(id)?.parent) {
+            missing("end of the chain of layer", &id, false);
         }
     }
 
@@ -263,6 +268,48 @@ impl State {
     }
 }
 
+/// One that is its own ancestor, if there is any. Each is gone through once, however deep the forest: walks stop at what an earlier
+/// one has gone through.
+fn in_a_circle<'a, I: Copy + Eq + Hash + 'a>(
+    ids: impl Iterator<Item = &'a I>,
+    parent: impl Fn(&I) -> Option<I>,
+) -> Option<I> {
+    let mut walks: HashMap<I, usize> = HashMap::new();
+    for (walk, start) in ids.enumerate() {
+        let mut next = Some(*start);
+        while let Some(id) = next {
+            match walks.get(&id) {
+                Some(earlier) if *earlier == walk => return Some(id),
+                Some(_) => break,
+                None => walks.insert(id, walk),
+            };
+            next = parent(&id);
+        }
+    }
+    None
+}
+
 fn behind<I>(after: Option<I>) -> (Bound<I>, Bound<I>) {
     (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_a_circle;
+
+    #[test]
+    fn circles_are_found_and_forests_are_not_taken_for_one() {
+        fn check(parents: &[Option<usize>], expected: bool) {
+            let ids: Vec<usize> = (0..parents.len()).collect();
+            let found = in_a_circle(ids.iter(), |id| parents.get(*id).copied().flatten());
+            assert_eq!(found.is_some(), expected, "{parents:?}");
+        }
+        check(&[], false);
+        check(&[None, Some(0), Some(1), Some(1), None], false);
+        check(&[Some(1), Some(2), None], false);
+        check(&[Some(7)], false);
+        check(&[Some(0)], true);
+        check(&[None, Some(2), Some(3), Some(1)], true);
+        check(&[Some(1), Some(2), Some(1)], true);
+    }
 }
