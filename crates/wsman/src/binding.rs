@@ -85,7 +85,7 @@ pub(crate) fn write_outputs(
             let Some(value) = value else { continue };
             write_values(w, &format!("p:{name}"), value, "p", namespace, style);
         }
-        w.leaf("p:ReturnValue", &result.return_value.to_string());
+        w.shown("p:ReturnValue", result.return_value);
     });
 }
 
@@ -136,7 +136,7 @@ fn write_texts(w: &mut Writer, element: &str, value: &Value) {
         Value::Array(elements) => elements.iter().for_each(|one| write_texts(w, element, one)),
         Value::Object(instance) => w.leaf(element, &cim::embedded::to_cim_xml(instance)),
         Value::String(text) => w.leaf(element, text),
-        scalar => w.leaf(element, &scalar.to_string()),
+        scalar => w.shown(element, scalar),
     }
 }
 
@@ -162,7 +162,7 @@ fn write_values(w: &mut Writer, element: &str, value: &Value, prefix: &str, name
                 write_properties(w, instance, &inner, namespace, style);
             });
         }
-        scalar => w.leaf(element, &scalar.to_string()),
+        scalar => w.shown(element, scalar),
     }
 }
 

@@ -1,5 +1,6 @@
 //! From calls to text.
 
+use std::fmt;
 use std::ops::Range;
 
 /// Writes a document piece by piece. Names are taken as they are (with the prefix the caller declares), text and values
@@ -101,6 +102,12 @@ impl Writer {
         self.element(name, |w| w.text(text));
     }
 
+    /// The same of anything that can be shown as text.
+    pub fn shown(&mut self, name: &str, value: impl fmt::Display) {
+        use fmt::Write as _;
+        self.element(name, |w| write!(w, "{value}").expect("nothing that we show refuses, and neither does memory"));
+    }
+
     /// Bytes written so far.
     pub fn len(&self) -> usize {
         self.out.len()
@@ -126,6 +133,14 @@ impl Writer {
             self.out.push('>');
             self.in_tag = false;
         }
+    }
+}
+
+/// Text that is made of something else, such as a number, need not be made elsewhere first.
+impl fmt::Write for Writer {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.text(text);
+        Ok(())
     }
 }
 
