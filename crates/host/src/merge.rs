@@ -66,7 +66,14 @@ async fn elsewhere(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Me
     attempt.layout().create_vm(vm)?;
     hand_over(attempt, order).await?;
     end_left_over(attempt, vm).await;
-    let daemon = start_storage_daemon(attempt, vm).await?;
+    let daemon = match start_storage_daemon(attempt, vm).await {
+        Ok(daemon) => daemon,
+        // Seen once in thousands of starts: no greeting, no word of why. Nothing has been done yet, so another one may try.
+        Err(failure) => {
+            tracing::warn!(%vm, %failure, "starting another storage daemon");
+            start_storage_daemon(attempt, vm).await?
+        }
+    };
     let procedure = procedure(order, Where::StorageDaemon, attempt);
     let merged = run(attempt, &daemon.monitor, procedure.clone()).await;
     let orderly = async {
