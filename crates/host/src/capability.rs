@@ -139,7 +139,7 @@ impl Tools {
         let version = ask_version(&emulator).await?;
         ask_version(&qemu_img).await?;
         ask_version(&storage_daemon).await?;
-        let machine_type = asked_twice_at_most(&emulator, layout).await?;
+        let machine_type = ask_machine_type(&emulator, layout).await?;
         let (accelerator, no_kvm) = choose_accelerator(wishes.accelerator, layout.account());
         let cpu = match accelerator {
             Accelerator::Kvm => CPU_KVM,
@@ -212,17 +212,6 @@ async fn ask_version(program: &Path) -> Result<Version, CapabilityError> {
     Ok(version)
 }
 
-/// As [`ask_machine_type`], once more if need be: seen once in a hundred starts on a busy host, an emulator does not greet.
-async fn asked_twice_at_most(emulator: &Path, layout: &Layout) -> Result<String, CapabilityError> {
-    match ask_machine_type(emulator, layout).await {
-        Err(error) => {
-            tracing::warn!(%error, "asking the emulator again");
-            ask_machine_type(emulator, layout).await
-        }
-        answer => answer,
-    }
-}
-
 /// The newest versioned q35, asked of an emulator without a machine.
 async fn ask_machine_type(emulator: &Path, layout: &Layout) -> Result<String, CapabilityError> {
     let broken = |reason: String| CapabilityError::Broken { program: emulator.to_owned(), reason };
@@ -236,8 +225,7 @@ async fn ask_machine_type(emulator: &Path, layout: &Layout) -> Result<String, Ca
         identity: None,
         account: layout.account(),
     };
-    let spawned = program.start().map_err(|error| broken(error.to_string()))?;
-    let talking = spawned.connect(ANSWER_PATIENCE).await.map_err(|error| broken(error.to_string()))?;
+    let talking = program.talk(ANSWER_PATIENCE).await.map_err(|error| broken(error.to_string()))?;
     let answer = talking.monitor.execute(Command::new("query-machines"), Vec::new(), ANSWER_PATIENCE).await;
     talking.process.kill().await;
     let machines = answer.map_err(|error| broken(error.to_string()))?;

@@ -9,7 +9,7 @@ use qemu::procedure::{CommandError, HostFailure};
 use rustix::io::Errno;
 
 use crate::layout::LayoutError;
-use crate::process::SpawnError;
+use crate::process::{SpawnError, StartError};
 use crate::qmp_socket::MonitorError;
 
 /// The failure of doing `what` (such as "write") with `path`.
@@ -86,8 +86,19 @@ pub fn host_part(what: &str, error: &HostFailure) -> Failure {
     Failure::new(kind_of_words(&error.0), format!("could not {what}: {error}"))
 }
 
+/// `what` did not come to talk to us.
+pub fn start(what: &str, error: &StartError) -> Failure {
+    match error {
+        StartError::Spawn(error) => spawn(error),
+        StartError::Connect(error) => {
+            let text = format!("{what} did not start: {error}");
+            Failure::new(kind_of_words(&text), text)
+        }
+    }
+}
+
 /// A process could not be started.
-pub fn spawn(error: &SpawnError) -> Failure {
+fn spawn(error: &SpawnError) -> Failure {
     let kind = match error {
         SpawnError::Socket { source, .. }
         | SpawnError::Log { source, .. }

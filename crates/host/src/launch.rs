@@ -153,13 +153,9 @@ async fn start(
         account: layout.account(),
     };
     build.save(&layout.build(spec.vm)).map_err(|error| fault::file("write", &layout.build(spec.vm), &error))?;
-    let spawned = program.start().map_err(|error| fault::spawn(&error))?;
     attempt.progress(1, 3, "waiting for the emulator");
-    let talking = spawned.connect(START_PATIENCE).await;
-    talking.map_err(|error| {
-        let text = format!("the emulator of {} did not start: {error}", spec.name);
-        Failure::new(fault::kind_of_words(&text), text)
-    })
+    let talking = program.talk(START_PATIENCE).await;
+    talking.map_err(|error| fault::start(&format!("the emulator of {}", spec.name), &error))
 }
 
 /// Loads saved memory; the guest does not run yet.

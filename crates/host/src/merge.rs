@@ -66,14 +66,7 @@ async fn elsewhere(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Me
     attempt.layout().create_vm(vm)?;
     hand_over(attempt, order).await?;
     end_left_over(attempt, vm).await;
-    let daemon = match start_storage_daemon(attempt, vm).await {
-        Ok(daemon) => daemon,
-        // Seen once in thousands of starts: no greeting, no word of why. Nothing has been done yet, so another one may try.
-        Err(failure) => {
-            tracing::warn!(%vm, %failure, "starting another storage daemon");
-            start_storage_daemon(attempt, vm).await?
-        }
-    };
+    let daemon = start_storage_daemon(attempt, vm).await?;
     let procedure = procedure(order, Where::StorageDaemon, attempt);
     let merged = run(attempt, &daemon.monitor, procedure.clone()).await;
     let orderly = async {
@@ -101,11 +94,7 @@ async fn start_storage_daemon(attempt: &Attempt, vm: VmId) -> Result<Talking, Fa
         identity: Some(layout.merge_identity(vm)),
         account: layout.account(),
     };
-    let spawned = program.start().map_err(|error| fault::spawn(&error))?;
-    spawned.connect(START_PATIENCE).await.map_err(|error| {
-        let text = format!("the storage daemon did not start: {error}");
-        Failure::new(fault::kind_of_words(&text), text)
-    })
+    program.talk(START_PATIENCE).await.map_err(|error| fault::start("the storage daemon", &error))
 }
 
 async fn end_left_over(attempt: &Attempt, vm: VmId) {

@@ -143,6 +143,17 @@ pub enum ConnectError {
     },
 }
 
+/// Why there is no process that talks to us.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It could not be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// It was started and is of no use.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
 /// Puts the monitor of an emulator's command line, a socket listening at `socket`, at standard input, where
 /// [`Program::start`] gives it an open one.
 pub fn listen_on_standard_input(arguments: Vec<String>, socket: &Path) -> Vec<OsString> {
@@ -151,6 +162,21 @@ pub fn listen_on_standard_input(arguments: Vec<String>, socket: &Path) -> Vec<Os
 }
 
 impl Program {
+    /// Starts it and waits for its greeting. One that lives and says nothing is ended and started once more: an emulator and a storage
+    /// daemon have been seen to do so on a busy host, each once, with nothing printed, nothing begun and no cause found.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends first, or does not greet within `patience` the second time either. Nothing runs then.
+    pub async fn talk(self, patience: Duration) -> Result<Talking, StartError> {
+        match self.clone().start()?.connect(patience).await {
+            Err(error @ ConnectError::Mute { .. }) => {
+                tracing::warn!(program = %self.path.display(), %error, "starting it once more");
+                Ok(self.start()?.connect(patience).await?)
+            }
+            ended => Ok(ended?),
+        }
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -401,6 +427,24 @@ mod tests {
         let expected = "exit status: 3; its last words: Uid: 65530 65530 65530 65530 Gid: 65531 65531 65531 65531 \
                         Groups: CapPrm: 0000000000000000 CapEff: 0000000000000000 CapAmb: 0000000000000000";
         assert_eq!(spawned.process.ended().await.to_string(), expected);
+    }
+
+    #[tokio::test]
+    async fn one_that_says_nothing_is_started_once_more() {
+        let root = tempfile::tempdir().unwrap();
+        let starts = root.path().join("starts");
+        let mut mute = program(root.path(), "echo started >> \"$0\"; exec sleep 1000");
+        mute.arguments.push(starts.clone().into());
+        let error = mute.talk(Duration::from_secs(3)).await.unwrap_err();
+        assert!(matches!(error, StartError::Connect(ConnectError::Mute { .. })), "{error}");
+        assert_eq!(fs::read_to_string(starts).unwrap(), "started\nstarted\n");
+
+        let mut ending = program(root.path(), "echo started >> \"$0\"; exit 3");
+        let starts = root.path().join("other starts");
+        ending.arguments.push(starts.clone().into());
+        let error = ending.talk(Duration::from_secs(30)).await.unwrap_err();
+        assert!(!matches!(error, StartError::Connect(ConnectError::Mute { .. })), "{error}");
+        assert_eq!(fs::read_to_string(starts).unwrap(), "started\n", "one that says why is believed");
     }
 
     #[tokio::test]
