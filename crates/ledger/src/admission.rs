@@ -12,6 +12,8 @@
 //! | start | start | restore | – | resume | no |
 //! | turn off | – | forget memory | yes | yes | no |
 //! | save | no | – | yes | yes | no |
+//!
+//! A machine whose start could be neither completed nor undone stays "starting" without a job; it can be started or turned off again.
 
 use crate::failure::{Failure, Kind};
 use crate::id::{DeviceId, JobId, SnapshotId, VmId};
@@ -172,8 +174,9 @@ fn admit_removal(state: &State, vm: VmId, device: DeviceId, disk_only: bool) -> 
 fn admit_power(state: &State, vm: VmId, target: PowerTarget) -> Result<(), Failure> {
     let vm = find_vm(state, vm)?;
     let (allowed, doing): (&[Power], _) = match target {
-        PowerTarget::Running => (&[Power::Off, Power::Saved, Power::Paused], "starting it"),
-        PowerTarget::Off => (&[Power::Running, Power::Paused, Power::Saved], "turning it off"),
+        // Starting without a job: an earlier start could not be undone.
+        PowerTarget::Running => (&[Power::Off, Power::Saved, Power::Paused, Power::Starting], "starting it"),
+        PowerTarget::Off => (&[Power::Running, Power::Paused, Power::Saved, Power::Starting], "turning it off"),
         PowerTarget::Saved => (&[Power::Running, Power::Paused], "saving it"),
         PowerTarget::Paused => (&[Power::Running], "pausing it"),
         PowerTarget::Reset => (&[Power::Running, Power::Paused], "resetting it"),

@@ -28,7 +28,7 @@ use crate::request::Reply;
 use crate::state::{State, Timestamp};
 
 /// Decides what happens next.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Driver {
     paths: Paths,
     /// What readers see: the durable state, plus progress of running jobs.

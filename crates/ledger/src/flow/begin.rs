@@ -204,13 +204,14 @@ impl Turn<'_> {
     }
 
     fn begin_power(&mut self, vm: VmId, target: PowerTarget, ids: &mut IdSource) -> Result<Reply, Failure> {
-        let power = find_vm(&self.state, vm)?.power;
+        let machine = find_vm(&self.state, vm)?;
+        let (power, saved) = (machine.power, machine.saved.is_some());
         if let Some(waiting) = self.state.active_job(vm).map(|job| job.id) {
             // Admission lets only "off" through while a shutdown waits for the guest.
             self.end(waiting, JobState::Terminated);
         }
         let kind = match (target, power) {
-            (PowerTarget::Running, Power::Saved) => JobKind::Restore,
+            (PowerTarget::Running, _) if saved => JobKind::Restore,
             (PowerTarget::Running, Power::Paused) => JobKind::Resume,
             (PowerTarget::Running, _) => JobKind::Start,
             (PowerTarget::Off, _) => JobKind::TurnOff,
@@ -231,6 +232,8 @@ impl Turn<'_> {
                 self.tidy(job);
             }
             JobKind::TurnOff => {
+                // Only one whose start failed half-way has memory here.
+                self.state.update_vm(vm, |vm| vm.saved = None);
                 self.set_power(vm, Power::Stopping);
                 self.enter(job, Stage::Controlling { target, power });
             }

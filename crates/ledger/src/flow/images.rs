@@ -50,14 +50,12 @@ impl Turn<'_> {
     }
 
     pub(super) fn image_not_removed(&mut self, job: JobId, path: &Path, end: JobState, failure: &Failure) {
-        let end = match end {
-            JobState::Completed => {
-                let text = format!("the work is done, but {}", failure.message);
-                let hint = format!("remove '{}' by hand, nobody needs it", path.display());
-                JobState::Failed(Failure::new(failure.kind, text).hint(hint))
-            }
-            failed => failed,
+        let (kind, text) = match end {
+            JobState::Completed => (failure.kind, "the work is done".to_owned()),
+            JobState::Failed(first) => (first.kind, first.message),
+            _ => (failure.kind, "the work was cancelled".to_owned()),
         };
-        self.end(job, end);
+        let hint = format!("remove '{}' by hand, nobody needs it", path.display());
+        self.end(job, JobState::Failed(Failure::new(kind, format!("{text}, but {}", failure.message)).hint(hint)));
     }
 }

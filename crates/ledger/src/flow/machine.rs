@@ -14,7 +14,8 @@ impl Turn<'_> {
         let power = match (change, machine.power) {
             // Off and saved machines have no process to lose; a launch tells its own end.
             (MachineChange::Gone, Power::Off | Power::Saved) => return,
-            (MachineChange::Gone, Power::Starting) if !begun => return,
+            (MachineChange::Gone, Power::Starting) if !begun && self.state.active_job(vm).is_some() => return,
+            (MachineChange::Gone, Power::Starting) if !begun && machine.saved.is_some() => Power::Saved,
             // Memory is on record: the process was only waiting to be told to quit.
             (MachineChange::Gone, Power::Saving) if machine.saved.is_some() => Power::Saved,
             (MachineChange::Gone, _) => Power::Off,

@@ -73,8 +73,11 @@ impl Turn<'_> {
                 self.set_power(vm, Power::Saved);
                 self.end(id, JobState::Completed);
             }
-            (Stage::AbortingSave { memory, power, end }, Outcome::Aborted { alive, .. }) => {
-                self.save_undone(id, vm, memory, if *alive { power } else { Power::Off }, end);
+            (Stage::AbortingSave { memory, power, end }, Outcome::Aborted { alive: true, .. }) => {
+                self.save_undone(id, vm, memory, power, end);
+            }
+            (Stage::AbortingSave { memory, end, .. }, Outcome::Aborted { alive: false, .. }) => {
+                self.process_gone_from_save(id, vm, memory, end);
             }
             (Stage::Controlling { target, .. }, Outcome::Done) => self.controlled(id, vm, target),
             (Stage::LocatingImages(_), Outcome::Located { work }) => self.images_located(id, work),
@@ -103,7 +106,10 @@ impl Turn<'_> {
                 self.capture_undone(id, vm, &plan, switched, end);
             }
             // Undo that cannot be carried out leaves the truth unknown: take what loses nothing.
-            Stage::AbortingCapture { plan, end } => self.capture_undone(id, vm, &plan, true, end),
+            Stage::AbortingCapture { plan, end } => {
+                self.set_process_power(vm, after_a_failed_undo(failure, plan.power));
+                self.capture_undone(id, vm, &plan, true, end);
+            }
             Stage::PreparingApply { overlays, .. } => {
                 let paths = overlays.iter().map(|overlay| self.paths.layer(vm, overlay.layer)).collect();
                 self.enter(id, Stage::Deleting { paths, end });
@@ -128,11 +134,17 @@ impl Turn<'_> {
                 }
                 self.enter(id, Stage::AbortingLaunch { end });
             }
-            Stage::AbortingLaunch { end } => self.launch_undone(id, vm, end),
+            // A process that cannot be ended still owns its disks: the machine stays as it is, to be started or turned off again.
+            Stage::AbortingLaunch { end } => self.end(id, end),
             Stage::Saving { memory, power } => self.enter(id, Stage::AbortingSave { memory, power, end }),
+            Stage::AbortingSave { memory, end, .. } if failure.kind == Kind::MachineGone || self.has_quit(vm) => {
+                self.process_gone_from_save(id, vm, memory, end);
+            }
             Stage::AbortingSave { memory, power, end } => {
-                let power = if failure.kind == Kind::MachineGone { Power::Off } else { power };
-                self.save_undone(id, vm, memory, power, end);
+                self.save_undone(id, vm, memory, after_a_failed_undo(failure, power), end);
+            }
+            Stage::QuittingAfterSave { memory, .. } if self.has_quit(vm) => {
+                self.process_gone_from_save(id, vm, memory, end);
             }
             // A process that cannot be ended still owns its disks: the guest runs on in it, and the save is forgotten.
             Stage::QuittingAfterSave { memory, power } => self.enter(id, Stage::AbortingSave { memory, power, end }),
@@ -192,6 +204,21 @@ impl Turn<'_> {
         self.enter(job, Stage::Deleting { paths: vec![self.paths.memory(vm, memory)], end });
     }
 
+    /// Whether the news that a saved machine's process has ended was quicker than the outcome of what ends it.
+    fn has_quit(&self, vm: VmId) -> bool {
+        self.state.vms.get(&vm).is_some_and(|vm| vm.power == Power::Saved)
+    }
+
+    /// The process has ended while a save was undone. Memory that is on record is complete, and the only live state there is.
+    fn process_gone_from_save(&mut self, job: JobId, vm: VmId, memory: MemoryId, end: JobState) {
+        if self.state.vms.get(&vm).is_some_and(|vm| vm.saved == Some(memory)) {
+            self.set_power(vm, Power::Saved);
+            self.end(job, JobState::Completed);
+        } else {
+            self.save_undone(job, vm, memory, Power::Off, end);
+        }
+    }
+
     fn launch_undone(&mut self, job: JobId, vm: VmId, end: JobState) {
         let saved = self.state.vms.get(&vm).is_some_and(|vm| vm.saved.is_some());
         self.set_power(vm, if saved { Power::Saved } else { Power::Off });
@@ -201,12 +228,25 @@ impl Turn<'_> {
     fn controlled(&mut self, job: JobId, vm: VmId, target: PowerTarget) {
         match target {
             PowerTarget::Shutdown => return self.enter(job, Stage::AwaitingShutdown),
-            PowerTarget::Off | PowerTarget::Saved => self.set_power(vm, Power::Off),
+            PowerTarget::Off | PowerTarget::Saved => {
+                self.set_power(vm, Power::Off);
+                return self.tidy_without_merges(job, JobState::Completed);
+            }
             PowerTarget::Paused => self.set_process_power(vm, Power::Paused),
             PowerTarget::Running => self.set_process_power(vm, Power::Running),
             PowerTarget::Reset => {}
         }
         self.end(job, JobState::Completed);
+    }
+}
+
+/// What to take a machine for whose guest was to run again, when that order failed: one that stands still can be let run by its
+/// user, and one that runs all the same is not harmed by that.
+fn after_a_failed_undo(failure: &Failure, before: Power) -> Power {
+    match failure.kind {
+        Kind::MachineGone => Power::Off,
+        _ if before == Power::Running => Power::Paused,
+        _ => before,
     }
 }
 

@@ -7,6 +7,7 @@
 //! | preparing a capture of a machine that has since ended | undone |
 //! | letting a guest run whose process has since ended | the guest may have run: its saved memory is forgotten |
 //! | waiting for a shutdown | ends if the machine is gone |
+//! | one order to the process | repeated; should it fail, the machine is what was found |
 //! | all others | the effect is repeated |
 
 use super::Turn;
@@ -23,6 +24,10 @@ impl Turn<'_> {
         if let Some(machine) = self.state.vms.get(&vm).cloned() {
             let power = observed_power(machine.power, machine.saved.is_some(), found, job.as_deref());
             self.set_power(vm, power);
+            if matches!(power, Power::Running | Power::Paused) {
+                // Its guest has run, so the memory it was started from is of the past.
+                self.state.update_vm(vm, |vm| vm.saved = None);
+            }
         }
         match job {
             Some(job) => self.recover_job(&job, found),
@@ -54,6 +59,15 @@ impl Turn<'_> {
             }
             Stage::AwaitingShutdown if found == Observation::NoProcess => self.end(job.id, JobState::Completed),
             Stage::AwaitingShutdown => {}
+            // Should the order fail now, it is what was found that the machine goes back to.
+            Stage::Controlling { target, power } => {
+                let power = match found {
+                    Observation::Running => Power::Running,
+                    Observation::Stopped => Power::Paused,
+                    Observation::NoProcess | Observation::Unusable => power,
+                };
+                self.enter(job.id, Stage::Controlling { target, power });
+            }
             stage => self.enter(job.id, stage),
         }
     }

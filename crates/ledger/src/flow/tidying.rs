@@ -37,7 +37,11 @@ impl Turn<'_> {
     pub(super) fn tidy_without_merges(&mut self, job: JobId, end: JobState) {
         let Some(vm) = self.state.jobs.get(&job).map(|job| job.vm) else { return };
         let paths = self.drop_idle(vm);
-        self.enter(job, Stage::Deleting { paths, end });
+        if paths.is_empty() {
+            self.end(job, end);
+        } else {
+            self.enter(job, Stage::Deleting { paths, end });
+        }
     }
 
     /// Takes idle layers and memories off the record; returns the files that were made for them.
@@ -106,8 +110,12 @@ impl Turn<'_> {
             return self.end(job, end);
         }
         let names: Vec<String> = paths.iter().map(|path| format!("'{}'", path.display())).collect();
-        let failure = Failure::new(failure.kind, format!("could not delete {}: {failure}", names.join(", ")))
-            .hint("the machine is no longer on record; delete these by hand");
+        let left = format!("could not delete {}: {failure}", names.join(", "));
+        let (kind, text) = match end {
+            JobState::Failed(first) => (first.kind, format!("{}, and {left}", first.message)),
+            _ => (failure.kind, left),
+        };
+        let failure = Failure::new(kind, text).hint("the machine is no longer on record; delete these by hand");
         self.end(job, JobState::Failed(failure));
     }
 
