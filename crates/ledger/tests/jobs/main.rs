@@ -1,12 +1,15 @@
 //! Every kind of job, with every fault at every point.
 //!
-//! The scenarios are written once. The generic tests run each of them without faults to count its effects and commits,
-//! and then once more for every fault at every one of these points, so that a new kind of job needs only a scenario.
+//! The scenarios are written once. [`faults`] runs each of them without faults to count its effects and commits, then once more
+//! for every fault at every one of these points, and then again with a second fault at every point of what the first one led to.
+//! So a new kind of job needs only a scenario, and [`coverage`] sees to it that it gets one.
 //! What must hold afterwards is in [`rig::Rig::check`] and [`Scene::step`]: every snapshot reads as promised, the live
 //! state is not lost, nothing leaks, no job hangs.
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports, in its helpers too")]
 
+mod coverage;
+mod faults;
 mod images;
 mod rig;
 mod rules;
@@ -18,7 +21,8 @@ use ledger::request::{Contents, Definition, PowerTarget, Reply, Request};
 use ledger::snapshot::Purpose;
 use ledger::vm::{Firmware, Power, SnapshotKind};
 
-use rig::{Fault, Moment, Rig};
+use faults::{every_commit, every_effect};
+use rig::{CommitFault, EffectFault, Fault, Moment, Rig};
 use world::File;
 
 /// What a scenario does, one thing after another.
@@ -37,6 +41,8 @@ enum Do {
     Power(PowerTarget),
     GuestExits,
     Tick,
+    /// The daemon is restarted.
+    Restart,
     DestroyVm,
     /// Work on files that are no machine's; see [`images::work`].
     Image(&'static str),
@@ -46,14 +52,15 @@ use Do::*;
 use PowerTarget::{Off, Paused, Reset, Running, Saved, Shutdown};
 
 /// A machine and what happens to it.
+#[derive(Clone)]
 struct Scene {
     rig: Rig,
     vm: Option<VmId>,
 }
 
 impl Scene {
-    fn new(fault: Fault) -> Self {
-        let mut scene = Self { rig: Rig::new(fault), vm: None };
+    fn new(faults: &[Fault]) -> Self {
+        let mut scene = Self { rig: Rig::new(faults), vm: None };
         for name in ["/user/a.qcow2", "/user/b.qcow2"] {
             scene.rig.world.files.insert(name.into(), File { backing: None, blocks: [(0, 7), (1, 7)].into() });
         }
@@ -116,6 +123,7 @@ impl Scene {
                 return;
             }
             Tick => return self.rig.tick(),
+            Restart => return self.rig.start_again(),
             GuestExits => return self.rig.guest_exits(vm),
             Snap(name) => create(vm, name, Contents::Full),
             SnapDisks(name) => create(vm, name, Contents::Disks),
@@ -205,6 +213,10 @@ const SCENARIOS: &[(&str, &str)] = &[
         "on w0:1 image:create image:convert snap:A image:resize image:merge w1:2 image:check destroy:A",
     ),
     ("remove with snapshots", "on snap:A w0:1 snap:B save remove"),
+    (
+        "a merge that an apply left over",
+        "on w0:1 snap:A w1:2 snap:B off apply:A destroy:A on w2:3 off apply:B restart on w3:4",
+    ),
 ];
 
 /// Reads a scenario: words separated by blanks, `w3:5` for writing 5 to block 3.
@@ -227,6 +239,7 @@ fn parse(script: &'static str) -> Vec<Do> {
             "button" => Power(Shutdown),
             "exits" => GuestExits,
             "tick" => Tick,
+            "restart" => Restart,
             "remove" => DestroyVm,
             unknown => panic!("no such word: {unknown}"),
         },
@@ -234,19 +247,12 @@ fn parse(script: &'static str) -> Vec<Do> {
     script.split(' ').map(word).collect()
 }
 
-/// Runs one scenario with one fault; gives the number of effects and commits.
-fn try_out(name: &str, script: &[Do], fault: Fault) -> (usize, usize) {
-    let mut scene = Scene::new(fault);
-    scene.run(script, &format!("{name}, {fault:?}"));
-    (scene.rig.effects, scene.rig.commits)
-}
-
 /// Holds: SNAP-2-3, SNAP-4.2-9, SNAP-4.3-3, SNAP-4.3-4, SNAP-4.4-3, SNAP-4.4-4, SNAP-4.4-5, SNAP-15-2, SNAP-15-3
 #[test]
 fn every_scenario_completes_without_faults() {
     for &(name, script) in SCENARIOS {
         let script = parse(script);
-        let mut scene = Scene::new(Fault::None);
+        let mut scene = Scene::new(&[]);
         scene.run(&script, name);
         let unexpected: Vec<_> = scene
             .rig
@@ -260,84 +266,73 @@ fn every_scenario_completes_without_faults() {
     }
 }
 
-fn every_point(points: fn((usize, usize)) -> usize, fault: fn(usize) -> Fault) {
-    for &(name, script) in SCENARIOS {
-        let script = parse(script);
-        let count = points(try_out(name, &script, Fault::None));
-        assert!(count > 4, "{name} has points to try");
-        for at in 0..count {
-            try_out(name, &script, fault(at));
-        }
-    }
-}
-
 #[test]
 fn each_step_twice() {
-    every_point(|(effects, _)| effects, Fault::EffectTwice);
+    every_effect(EffectFault::Twice);
 }
 
 /// Holds: SNAP-4.2-16, SNAP-4.5-4
 #[test]
 fn failure_at_each_step() {
-    every_point(|(effects, _)| effects, Fault::EffectFails);
+    every_effect(EffectFault::Fails);
 }
 
 #[test]
 fn failure_at_each_step_after_its_work_was_done() {
-    every_point(|(effects, _)| effects, Fault::EffectFailsLate);
+    every_effect(EffectFault::FailsLate);
 }
 
 /// Holds: SNAP-8.4-5
 #[test]
 fn cancel_at_each_step() {
-    every_point(|(effects, _)| effects, Fault::Cancel);
+    every_effect(EffectFault::Cancelled);
 }
 
 /// Holds: SNAP-8.2-10, SNAP-15-5
 #[test]
 fn crash_after_each_step() {
-    every_point(|(effects, _)| effects, Fault::CrashAfterEffect);
+    every_effect(EffectFault::DaemonDies);
 }
 
 #[test]
 fn daemon_and_machines_die_after_each_step() {
-    every_point(|(effects, _)| effects, Fault::PowerOffAfterEffect);
+    every_effect(EffectFault::PowerFails);
 }
 
 #[test]
 fn machines_die_before_each_step() {
-    every_point(|(effects, _)| effects, |at| Fault::ProcessDies { at, after: false, heard_first: false });
-    every_point(|(effects, _)| effects, |at| Fault::ProcessDies { at, after: false, heard_first: true });
+    every_effect(EffectFault::MachinesDie { after: false, heard_first: false });
+    every_effect(EffectFault::MachinesDie { after: false, heard_first: true });
 }
 
 #[test]
 fn machines_die_after_each_step() {
-    every_point(|(effects, _)| effects, |at| Fault::ProcessDies { at, after: true, heard_first: false });
-    every_point(|(effects, _)| effects, |at| Fault::ProcessDies { at, after: true, heard_first: true });
+    every_effect(EffectFault::MachinesDie { after: true, heard_first: false });
+    every_effect(EffectFault::MachinesDie { after: true, heard_first: true });
 }
 
 /// Holds: SNAP-15-5
 #[test]
 fn crash_before_each_commit() {
-    every_point(|(_, commits)| commits, Fault::CrashBeforeCommit);
+    every_commit(CommitFault::DaemonDiesBefore);
 }
 
 /// Holds: SNAP-15-5
 #[test]
 fn crash_after_each_commit() {
-    every_point(|(_, commits)| commits, Fault::CrashAfterCommit);
+    every_commit(CommitFault::DaemonDiesAfter);
 }
 
 #[test]
 fn the_store_fails_at_each_commit() {
-    every_point(|(_, commits)| commits, Fault::StoreFails);
+    every_commit(CommitFault::StoreFails);
 }
 
 /// Holds: SNAP-4.2-10, SNAP-4.3-5, SNAP-4.3-6, SNAP-4.4-2, SNAP-4.5-1, SNAP-4.5-2, SNAP-7.3-1, SNAP-7.3-2,
 /// SNAP-17-5, SNAP-17-8, SNAP-17-9, SNAP-17-10
 #[test]
 fn parents_follow_the_worked_example() {
-    let mut scene = Scene::new(Fault::None);
+    let mut scene = Scene::new(&[]);
     let script = parse("on snap:A snap:B off apply:A on snap:C");
     scene.run(&script, "worked example");
     let parent = |scene: &Scene, name: &str| scene.rig.state().snapshots[&scene.snapshot(name).unwrap()].parent;
@@ -359,14 +354,14 @@ fn a_guest_stopped_for_a_left_over_merge_runs_again() {
     let before = parse("on w0:1 save snap:A snap:B on w1:2 w2:2 snap:C w3:3");
     for failing in 0..5 {
         for crash in 0..6 {
-            let mut scene = Scene::new(Fault::None);
+            let mut scene = Scene::new(&[]);
             scene.run(&before, "before");
-            scene.rig.fault = Fault::EffectFails(scene.rig.effects + failing);
+            scene.rig.faults = vec![Fault::Effect(scene.rig.effects + failing, EffectFault::Fails)];
             scene.run(&[Destroy("C")], "left over");
             let power = |scene: &Scene| scene.rig.state().vms.values().next().unwrap().power;
             // Paused if it was the order to run on that failed.
             let expected = power(&scene);
-            scene.rig.fault = Fault::CrashAfterEffect(scene.rig.effects + crash);
+            scene.rig.faults = vec![Fault::Effect(scene.rig.effects + crash, EffectFault::DaemonDies)];
             // B needs the memory still, so that there is nothing to delete and the merge comes first.
             let context = format!("failing {failing}, crash {crash}");
             scene.run(&[Clear("A")], &context);
@@ -377,7 +372,7 @@ fn a_guest_stopped_for_a_left_over_merge_runs_again() {
 
 #[test]
 fn the_users_image_is_merged_into_and_stays() {
-    let mut scene = Scene::new(Fault::None);
+    let mut scene = Scene::new(&[]);
     let script = parse("on w0:1 snap:A w1:2 snap:B w2:3 tree:A");
     scene.run(&script, "user's image");
     let vm = scene.vm.unwrap();
@@ -389,7 +384,7 @@ fn the_users_image_is_merged_into_and_stays() {
 /// Holds: SNAP-2-10, SNAP-4.3-1, SNAP-5-12, SNAP-12-3, SNAP-17-4
 #[test]
 fn a_refusal_changes_nothing_and_says_why() {
-    let mut scene = Scene::new(Fault::None);
+    let mut scene = Scene::new(&[]);
     let vm = scene.vm.unwrap();
     let mut check = |before: &[Do], request: &dyn Fn(&Scene) -> Request, expected: expect_test::Expect| {
         scene.run(before, "refusals");
@@ -448,7 +443,7 @@ fn a_refusal_changes_nothing_and_says_why() {
 /// Holds: SNAP-4.2-6
 #[test]
 fn the_fifty_first_snapshot_is_refused() {
-    let mut scene = Scene::new(Fault::None);
+    let mut scene = Scene::new(&[]);
     let vm = scene.vm.unwrap();
     for number in 0..50 {
         assert!(matches!(scene.rig.ask(create(vm, &number.to_string(), Contents::Full)), Some(Reply::Job(_))));

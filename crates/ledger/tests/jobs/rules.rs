@@ -7,12 +7,11 @@ use ledger::request::{Contents, Definition, PowerTarget, Reply, Request, VmChang
 use ledger::snapshot::Purpose;
 use ledger::vm::{Firmware, Power, SnapshotKind, Vm};
 
-use super::rig::Fault;
 use super::{Scene, create, parse};
 
 /// A machine after a scenario.
 fn after(script: &'static str) -> (Scene, VmId) {
-    let mut scene = Scene::new(Fault::None);
+    let mut scene = Scene::new(&[]);
     if !script.is_empty() {
         scene.run(&parse(script), script);
     }
