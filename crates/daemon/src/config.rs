@@ -89,9 +89,12 @@ pub struct Settings {
     /// How disks are reached
     #[arg(long, env = "SNAPVISOR_DISK_IO", value_enum, value_name = "KIND")]
     pub disk_io: Option<DiskIo>,
-    /// Account of the emulator processes, if the daemon is root; else snapvisor or, without such an account, user 65530
+    /// One account for all emulator processes, if the daemon is root
     #[arg(long, env = "SNAPVISOR_USER", value_name = "NAME")]
     pub user: Option<String>,
+    /// User ids that machines get, each its own, if the daemon is root and no user is set
+    #[arg(long, env = "SNAPVISOR_USER_IDS", value_name = "FIRST-LAST", conflicts_with = "user")]
+    pub user_ids: Option<String>,
     /// The machine emulator
     #[arg(long, env = "SNAPVISOR_QEMU", value_name = "PATH")]
     pub qemu: Option<PathBuf>,
@@ -170,8 +173,10 @@ pub struct Config {
     pub accelerator: Accelerator,
     /// How disks are reached.
     pub disk_io: DiskIo,
-    /// Account of the emulator processes; see [`crate::accounts`] for what its absence means.
+    /// Account of all emulator processes; see [`crate::accounts`] for what its absence means.
     pub user: Option<String>,
+    /// User ids for machines, first and last.
+    pub user_ids: Option<String>,
     /// The machine emulator; looked for if absent, as the other programs are.
     pub qemu: Option<PathBuf>,
     /// The image tool.
@@ -350,6 +355,7 @@ impl Config {
             accelerator: settings.accelerator.unwrap_or(Accelerator::Auto),
             disk_io: settings.disk_io.unwrap_or(DiskIo::Buffered),
             user: settings.user,
+            user_ids: settings.user_ids,
             qemu: settings.qemu,
             qemu_img: settings.qemu_img,
             qemu_storage_daemon: settings.qemu_storage_daemon,
@@ -382,6 +388,7 @@ impl Settings {
             accelerator: self.accelerator.or(other.accelerator),
             disk_io: self.disk_io.or(other.disk_io),
             user: self.user.or(other.user),
+            user_ids: self.user_ids.or(other.user_ids),
             qemu: self.qemu.or(other.qemu),
             qemu_img: self.qemu_img.or(other.qemu_img),
             qemu_storage_daemon: self.qemu_storage_daemon.or(other.qemu_storage_daemon),

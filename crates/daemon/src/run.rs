@@ -7,6 +7,7 @@ use host::capability::{self, CapabilityError, Tools, UefiFiles, Wishes};
 use host::executor::{Executor, Setup};
 use host::layout::{Layout, LayoutError};
 use host::store_sqlite::{OpenError, SqliteStore};
+use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -86,6 +87,8 @@ pub fn serve(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     // that gains rights when it is started.
     rustix::thread::set_no_new_privs(true)
         .map_err(|error| RunError::System { what: "give up gaining privileges", source: error.into() })?;
+    // What is to be open to others is opened by name; files of machines are nobody's business.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let runtime =
         tokio::runtime::Runtime::new().map_err(|source| RunError::System { what: "start the runtime", source })?;
     let result = runtime.block_on(run(config, ready));
@@ -97,9 +100,10 @@ pub fn serve(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
 async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunError> {
     let mut stop = Signals::new()?;
     let wishes = wishes(&config);
-    let account = accounts::emulator(config.user.as_deref(), rustix::process::geteuid().is_root())?
-        .map(|account| capability::with_kvm_group(account, wishes.accelerator));
-    let layout = Layout::new(&config.data_dir, &config.run_dir, account)?;
+    let root = rustix::process::geteuid().is_root();
+    let accounts = accounts::emulators(config.user.as_deref(), config.user_ids.as_deref(), root)?;
+    let accounts = capability::with_kvm_group(accounts, wishes.accelerator);
+    let layout = Layout::new(&config.data_dir, &config.run_dir, accounts)?;
     layout.create()?;
     let store = SqliteStore::open(&layout)?;
     let (doors, gate) = door::prepare(&config).await?;
@@ -108,7 +112,7 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
         version = env!("CARGO_PKG_VERSION"),
         qemu = %tools.version,
         accelerator = ?tools.platform.accelerator,
-        emulator_user = account.map(|account| account.uid),
+        emulator_users = %accounts,
         data = %layout.data().display(),
         "starting"
     );

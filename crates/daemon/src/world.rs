@@ -69,7 +69,9 @@ impl World {
     /// A daemon on `store`, in a directory of its own.
     pub async fn start(store: MemoryStore) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout::new(&directory.path().join("data"), &directory.path().join("run"), None).unwrap();
+        let layout =
+            Layout::new(&directory.path().join("data"), &directory.path().join("run"), host::account::Accounts::Own)
+                .unwrap();
         layout.create().unwrap();
         let paths = Paths::new(layout.data());
         let (outcomes, events) = mpsc::unbounded_channel();

@@ -16,7 +16,8 @@ use qemu::launch::{self, Accelerator, Display, Platform, newest_q35};
 use qemu::qmp::Command;
 use qemu::version::{Version, VersionError};
 
-use crate::layout::{Account, Layout, may};
+use crate::account::{self, Account, Accounts, may};
+use crate::layout::Layout;
 use crate::process::Program;
 
 /// Where programs are looked for, as in most systems' own PATH for root.
@@ -136,11 +137,12 @@ impl Tools {
         let emulator = find_program(wishes.emulator.as_deref(), "qemu-system-x86_64", "qemu-system-x86")?;
         let qemu_img = find_program(wishes.qemu_img.as_deref(), "qemu-img", "qemu-utils")?;
         let storage_daemon = find_program(wishes.storage_daemon.as_deref(), "qemu-storage-daemon", "qemu-utils")?;
-        let version = ask_version(&emulator).await?;
-        ask_version(&qemu_img).await?;
-        ask_version(&storage_daemon).await?;
+        let account = layout.common_account();
+        let version = ask_version(&emulator, account).await?;
+        ask_version(&qemu_img, account).await?;
+        ask_version(&storage_daemon, account).await?;
         let machine_type = ask_machine_type(&emulator, layout).await?;
-        let (accelerator, no_kvm) = choose_accelerator(wishes.accelerator, layout.account());
+        let (accelerator, no_kvm) = choose_accelerator(wishes.accelerator, account);
         let cpu = match accelerator {
             Accelerator::Kvm => CPU_KVM,
             Accelerator::Tcg => CPU_TCG,
@@ -158,10 +160,21 @@ impl Tools {
     }
 }
 
-/// `account` with the group that may open `/dev/kvm`, if that group is needed and hardware virtualisation is to be used.
+/// `accounts` with the group that may open `/dev/kvm`, if that group is needed and hardware virtualisation is to be used.
 ///
 /// An account has one group here. Files of machines are closed to groups, so nothing is lost by the change.
-pub fn with_kvm_group(account: Account, wish: Option<Accelerator>) -> Account {
+pub fn with_kvm_group(accounts: Accounts, wish: Option<Accelerator>) -> Accounts {
+    match accounts {
+        Accounts::Own => accounts,
+        Accounts::One(account) => Accounts::One(join_kvm_group(account, wish)),
+        Accounts::Each { common, ids, .. } => {
+            let joined = join_kvm_group(common, wish);
+            Accounts::Each { common: joined, ids, group: (joined != common).then_some(joined.gid) }
+        }
+    }
+}
+
+fn join_kvm_group(account: Account, wish: Option<Accelerator>) -> Account {
     match open_kvm(Some(account)) {
         Ok(()) => account,
         Err(_) => {
@@ -197,10 +210,11 @@ fn find_uefi(wish: Option<&UefiFiles>) -> Result<Option<UefiFiles>, CapabilityEr
     Ok(candidates.into_iter().find(|files| files.code.is_file() && files.variables.is_file()))
 }
 
-async fn ask_version(program: &Path) -> Result<Version, CapabilityError> {
+async fn ask_version(program: &Path, account: Option<Account>) -> Result<Version, CapabilityError> {
     let broken = |reason: String| CapabilityError::Broken { program: program.to_owned(), reason };
     let mut command = tokio::process::Command::new(program);
     command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
+    account::run_as(command.as_std_mut(), account);
     let output = match tokio::time::timeout(ANSWER_PATIENCE, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(broken(error.to_string())),
@@ -223,7 +237,7 @@ async fn ask_machine_type(emulator: &Path, layout: &Layout) -> Result<String, Ca
         socket: layout.probe_qmp(),
         log: layout.probe_log(),
         identity: None,
-        account: layout.account(),
+        account: layout.common_account(),
     };
     let talking = program.talk(ANSWER_PATIENCE).await.map_err(|error| broken(error.to_string()))?;
     let answer = talking.monitor.execute(Command::new("query-machines"), Vec::new(), ANSWER_PATIENCE).await;
@@ -273,7 +287,7 @@ mod tests {
     /// What is said of an emulator that does nothing but run `script`.
     async fn check(script: &str, expected: Expect) {
         let root = tempfile::tempdir().unwrap();
-        let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), None).unwrap();
+        let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), Accounts::Own).unwrap();
         layout.create().unwrap();
         let path = root.path().join("emulator");
         // Copied by another process: a file that we, or a child of another test, have open for writing cannot be run.

@@ -13,11 +13,13 @@ use ledger::snapshot::Format;
 use qemu::qcow2::{self, Backing};
 use qemu::save::{MEMORY_FILE, SIDECAR_FILE};
 
+use crate::account::{self, Account};
 use crate::capability::Tools;
 use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::hands::{allocated, sync_directory_of, sync_file};
 use crate::layout::Layout;
+use crate::lent;
 use crate::spec::{self, no_uefi};
 
 /// Space left alone: an overlay needs 256 KiB at first, and a guest that runs on needs room for what it writes while
@@ -29,9 +31,9 @@ pub async fn prepare_vm(attempt: &Attempt, vm: VmId, nvram: Option<Image>) -> En
     let layout = attempt.layout().clone();
     let tools = attempt.tools().clone();
     blocking(move || {
-        layout.create_vm(vm)?;
+        let account = layout.settle_vm(vm)?;
         if let Some(image) = nvram {
-            prepare_nvram(&layout, &tools, &image)?;
+            prepare_nvram(account, &tools, &image)?;
         }
         sync_directory_of(&layout.vm(vm)).map_err(|error| fault::file("sync", &layout.vms(), &error))?;
         Ok(Outcome::Done)
@@ -45,9 +47,10 @@ pub async fn create_overlays(attempt: &Attempt, vm: VmId, overlays: Vec<Overlay>
     blocking(move || {
         layout.create_vm(vm)?;
         require_space(&layout.vm(vm), 0, "a new layer")?;
+        let account = layout.account_of(vm);
         for overlay in &overlays {
             sync_file(&overlay.parent.path).map_err(|error| fault::file("sync", &overlay.parent.path, &error))?;
-            create_overlay(&layout, overlay)?;
+            create_overlay(account, overlay)?;
         }
         Ok(Outcome::Done)
     })
@@ -66,13 +69,17 @@ pub async fn measure(images: Vec<Image>) -> Ending {
 }
 
 /// Removes files and directories, and makes sure that they stay away: nobody would know of one that came back after a power
-/// cut. Missing ones are fine; what is not ours is refused.
+/// cut. Missing ones are fine; what is not ours is refused. With the directory of a machine goes its hold on its users' images.
 pub async fn delete(attempt: &Attempt, paths: Vec<PathBuf>) -> Ending {
-    let vms = attempt.layout().vms();
+    let layout = attempt.layout().clone();
     blocking(move || {
+        let vms = layout.vms();
         // All are looked at before the first goes.
         for path in &paths {
             require_ours(path, &vms)?;
+        }
+        for vm in paths.iter().filter_map(|path| layout.vm_of(path)) {
+            lent::give_back(&layout, vm);
         }
         for path in &paths {
             remove(path).map_err(|error| fault::file("remove", path, &error))?;
@@ -90,14 +97,14 @@ pub async fn delete(attempt: &Attempt, paths: Vec<PathBuf>) -> Ending {
     .await
 }
 
-/// Gives saved memory to the emulator's account, which may be another one than when it was saved.
+/// Gives saved memory to the machine's account, which may be another one than when it was saved.
 ///
 /// # Errors
 /// When the mode of the directory or the owner of a file cannot be changed.
-pub fn hand_over_memory(layout: &Layout, directory: &Path) -> Result<(), Failure> {
+pub fn hand_over_memory(layout: &Layout, account: Option<Account>, directory: &Path) -> Result<(), Failure> {
     layout.create_passage(directory)?;
     for path in [MEMORY_FILE, SIDECAR_FILE].map(|name| directory.join(name)) {
-        layout.own(&path).map_err(|error| fault::file("change the owner of", &path, &error))?;
+        account::hand_over(&path, account).map_err(|error| fault::file("change the owner of", &path, &error))?;
     }
     Ok(())
 }
@@ -120,36 +127,46 @@ pub fn require_space(directory: &Path, bytes: u64, what: &str) -> Result<(), Fai
     Err(Failure::new(Kind::NoSpace, text).hint("free some space or delete snapshots, then try again"))
 }
 
-/// Gives every file that the machine may own to the emulator's account, and checks that it can read the others.
+/// Gives every file that the machine may own to its account, and checks that it can read the others.
 ///
 /// # Errors
 /// When the account could not open one of them; says what to do about it.
-pub fn hand_over_images<'a>(layout: &Layout, images: impl IntoIterator<Item = &'a Image>) -> Result<(), Failure> {
-    let Some(account) = layout.account() else { return Ok(()) };
+pub fn hand_over_images<'a>(
+    layout: &Layout,
+    vm: VmId,
+    account: Option<Account>,
+    images: impl IntoIterator<Item = &'a Image>,
+) -> Result<(), Failure> {
+    let Some(account) = account else { return Ok(()) };
     for image in images {
         if let Some(directory) = image.path.parent() {
-            crate::layout::check_passage(directory, account)?;
+            account::check_passage(directory, account)?;
         }
         if image.private {
-            layout.own(&image.path).map_err(|error| fault::file("change the owner of", &image.path, &error))?;
-            crate::layout::check_writable(&image.path, account)?;
+            let handed = if image.path.starts_with(layout.data()) {
+                account::hand_over(&image.path, Some(account))
+            } else {
+                lent::lend(layout, vm, &image.path, account)
+            };
+            handed.map_err(|error| fault::file("change the owner of", &image.path, &error))?;
+            account::check_writable(&image.path, account)?;
         } else {
-            crate::layout::check_readable(&image.path, account)?;
+            account::check_readable(&image.path, account)?;
         }
     }
     Ok(())
 }
 
-fn prepare_nvram(layout: &Layout, tools: &Tools, image: &Image) -> Result<(), Failure> {
+fn prepare_nvram(account: Option<Account>, tools: &Tools, image: &Image) -> Result<(), Failure> {
     if image.path.exists() {
         return Ok(());
     }
     let template = &tools.uefi.as_ref().ok_or_else(no_uefi)?.variables;
     let draft = image.path.with_extension("draft");
     let write = || -> io::Result<()> {
-        remove(&draft)?;
-        convert(&tools.qemu_img, template, &draft, image.format)?;
-        layout.hand_over(&draft)?;
+        create_private(&draft)?;
+        account::hand_over(&draft, account)?;
+        convert(account, &tools.qemu_img, template, &draft, image.format)?;
         File::open(&draft)?.sync_all()?;
         fs::rename(&draft, &image.path)?;
         sync_directory_of(&image.path)
@@ -158,9 +175,10 @@ fn prepare_nvram(layout: &Layout, tools: &Tools, image: &Image) -> Result<(), Fa
 }
 
 /// Copies a raw file into a new image.
-fn convert(qemu_img: &Path, from: &Path, to: &Path, format: Format) -> io::Result<()> {
+fn convert(account: Option<Account>, qemu_img: &Path, from: &Path, to: &Path, format: Format) -> io::Result<()> {
     let mut command = std::process::Command::new(qemu_img);
     command.args(["convert", "-f", "raw", "-O", spec::format(format).driver()]).arg(from).arg(to);
+    account::run_as(&mut command, account);
     let output = command.stdin(std::process::Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
@@ -168,7 +186,7 @@ fn convert(qemu_img: &Path, from: &Path, to: &Path, format: Format) -> io::Resul
     Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
-fn create_overlay(layout: &Layout, overlay: &Overlay) -> Result<(), Failure> {
+fn create_overlay(account: Option<Account>, overlay: &Overlay) -> Result<(), Failure> {
     let path = &overlay.image.path;
     let parent = overlay.parent.path.to_str().ok_or_else(|| {
         Failure::new(Kind::InvalidParameter, format!("the path {} is not text", overlay.parent.path.display()))
@@ -183,7 +201,7 @@ fn create_overlay(layout: &Layout, overlay: &Overlay) -> Result<(), Failure> {
             file.write_all_at(bytes, *offset)?;
         }
         file.sync_all()?;
-        layout.hand_over(path)?;
+        account::hand_over(path, account)?;
         sync_directory_of(path)
     };
     write().map_err(|error| fault::file("create", path, &error))
@@ -230,14 +248,14 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
-    use crate::layout::Account;
+    use crate::account::Accounts;
 
     #[test]
     fn memory_saved_without_an_account_is_within_the_reach_of_one() {
         let root = tempfile::tempdir().unwrap();
         let (data, run) = (root.path().join("data"), root.path().join("run"));
         let saved = data.join("memory");
-        Layout::new(&data, &run, None).unwrap().create_passage(&saved).unwrap();
+        Layout::new(&data, &run, Accounts::Own).unwrap().create_passage(&saved).unwrap();
         for name in [MEMORY_FILE, SIDECAR_FILE] {
             fs::write(saved.join(name), "").unwrap();
             fs::set_permissions(saved.join(name), fs::Permissions::from_mode(0o400)).unwrap();
@@ -245,7 +263,8 @@ mod tests {
         // Ourselves: nobody else's account may be given anything without being root.
         let own = fs::metadata(root.path()).unwrap();
         let account = Account { uid: own.uid(), gid: own.gid() };
-        hand_over_memory(&Layout::new(&data, &run, Some(account)).unwrap(), &saved).unwrap();
+        let layout = Layout::new(&data, &run, Accounts::One(account)).unwrap();
+        hand_over_memory(&layout, Some(account), &saved).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
         assert_eq!((mode(&saved), mode(&saved.join(MEMORY_FILE))), (0o711, 0o400));
     }

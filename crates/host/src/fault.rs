@@ -8,6 +8,7 @@ use ledger::id::VmId;
 use qemu::procedure::{CommandError, HostFailure};
 use rustix::io::Errno;
 
+use crate::account::AccessError;
 use crate::layout::LayoutError;
 use crate::process::{SpawnError, StartError};
 use crate::qmp_socket::MonitorError;
@@ -116,10 +117,27 @@ impl From<LayoutError> for Failure {
         let kind = match &error {
             LayoutError::Io { source, .. } => kind_of(source),
             LayoutError::NotAbsolute(_) | LayoutError::TooLong { .. } => Kind::InvalidParameter,
-            LayoutError::NoPassage { .. } | LayoutError::NotReadable { .. } | LayoutError::NotWritable { .. } => {
+            LayoutError::Access(error) => return error.into(),
+            LayoutError::NoIdLeft(_) => Kind::Failed,
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<&AccessError> for Failure {
+    fn from(error: &AccessError) -> Self {
+        let kind = match error {
+            AccessError::Io { source, .. } => kind_of(source),
+            AccessError::NoPassage { .. } | AccessError::NotReadable { .. } | AccessError::NotWritable { .. } => {
                 Kind::Failed
             }
         };
         Failure::new(kind, error.to_string())
+    }
+}
+
+impl From<AccessError> for Failure {
+    fn from(error: AccessError) -> Self {
+        Self::from(&error)
     }
 }

@@ -12,21 +12,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use qemu::mapped_ram;
 use qemu::procedure::{FileKey, HostFailure, HostReply, HostRequest, HostResult};
 
+use crate::account::{self, Account};
 use crate::file_storage::FileStorage;
-use crate::layout::Layout;
 
 /// Carries out host requests; knows the files that are kept open between them.
 #[derive(Debug)]
 pub struct Hands {
-    layout: Layout,
+    /// Whom the machine's files belong to.
+    account: Option<Account>,
     qemu_img: PathBuf,
     kept: Mutex<BTreeMap<FileKey, Arc<OwnedFd>>>,
 }
 
 impl Hands {
     /// With no file open.
-    pub fn new(layout: Layout, qemu_img: PathBuf) -> Arc<Self> {
-        Arc::new(Self { layout, qemu_img, kept: Mutex::new(BTreeMap::new()) })
+    pub fn new(account: Option<Account>, qemu_img: PathBuf) -> Arc<Self> {
+        Arc::new(Self { account, qemu_img, kept: Mutex::new(BTreeMap::new()) })
     }
 
     /// Descriptors of kept files, in the order asked.
@@ -80,17 +81,15 @@ impl Hands {
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)?;
         // The emulator maps it when the machine is restored, with its own rights.
-        self.layout.own(path)?;
+        account::hand_over(path, self.account)?;
         Ok(file)
     }
 
     async fn run_qemu_img(&self, arguments: &[String]) -> HostResult {
         let mut command = tokio::process::Command::new(&self.qemu_img);
         command.args(arguments).stdin(Stdio::null()).current_dir("/").kill_on_drop(true);
-        if let Some(account) = self.layout.account() {
-            // It reads what guests wrote, as the emulator does.
-            command.uid(account.uid).gid(account.gid);
-        }
+        // It reads what guests wrote, as the emulator does.
+        account::run_as(command.as_std_mut(), self.account);
         let output = command.output().await.map_err(|error| failure("run", &self.qemu_img, &error))?;
         if output.status.success() {
             return Ok(HostReply::Done);
@@ -114,7 +113,7 @@ impl Hands {
         let mut bytes = 0;
         for path in [memory, sidecar] {
             sync_file(path).map_err(|error| failure("sync", path, &error))?;
-            self.layout.own(path).map_err(|error| failure("hand over", path, &error))?;
+            account::hand_over(path, self.account).map_err(|error| failure("hand over", path, &error))?;
             make_read_only(path).map_err(|error| failure("protect", path, &error))?;
             bytes += allocated(path).map_err(|error| failure("measure", path, &error))?;
         }

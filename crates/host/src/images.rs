@@ -2,7 +2,7 @@
 //!
 //! A format is never guessed: the name tells it, and the content must agree. An image may lie on others in its own directory
 //! only, because it may come from anywhere and a header can name any file of this host. Where the daemon is root, `qemu-img`
-//! runs under the emulator's account, as it reads what guests wrote.
+//! runs under the common account of emulators, as it reads what guests wrote.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,7 +21,7 @@ use crate::disk::blocking;
 use crate::executor::{Attempt, Bench, Ending};
 use crate::hands::{sync_directory_of, sync_file};
 use crate::image_lock::{self, Use};
-use crate::{control, fault, inspect, layout};
+use crate::{account, control, fault, inspect};
 
 /// Length of the footer that ends a VHD file, and where its fields are (VHD Image Format Specification 1.0).
 const VHD_FOOTER_BYTES: u64 = 512;
@@ -146,9 +146,9 @@ fn usable(bench: &Bench, path: &Path) -> Result<ImageFacts, Failure> {
                 return Err(wrong(&facts.path, &text).hint("bring the files together, and use `qemu-img rebase -u`"));
             }
             require_not_written(&image.path)?;
-            if let Some(account) = bench.setup.layout.account() {
-                layout::check_passage(image.path.parent().unwrap_or(Path::new("/")), account)?;
-                layout::check_readable(&image.path, account)?;
+            if let Some(account) = bench.setup.layout.common_account() {
+                account::check_passage(image.path.parent().unwrap_or(Path::new("/")), account)?;
+                account::check_readable(&image.path, account)?;
             }
         }
     }
@@ -222,7 +222,7 @@ async fn make(attempt: &Attempt, work: &ImageWork, path: &Path, draft: &Path) ->
     if same(path, draft) {
         return Ok(());
     }
-    let layout = attempt.layout().clone();
+    let account = attempt.layout().common_account();
     let begin = draft.to_owned();
     in_background(move || {
         let open = || -> io::Result<()> {
@@ -231,7 +231,7 @@ async fn make(attempt: &Attempt, work: &ImageWork, path: &Path, draft: &Path) ->
                 _ => {}
             }
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&begin)?;
-            layout.own(&begin)
+            account::hand_over(&begin, account)
         };
         open().map_err(|error| fault::file("create", &begin, &error))
     })
@@ -310,9 +310,7 @@ async fn run(attempt: &Attempt, arguments: &[&str]) -> Result<(), Failure> {
     let tool = &attempt.tools().qemu_img;
     let mut command = tokio::process::Command::new(tool);
     command.args(arguments).stdin(Stdio::null()).current_dir("/").kill_on_drop(true);
-    if let Some(account) = attempt.layout().account() {
-        command.uid(account.uid).gid(account.gid);
-    }
+    account::run_as(command.as_std_mut(), attempt.layout().common_account());
     let mut cancel = attempt.cancel.clone();
     let output = tokio::select! {
         output = command.output() => output.map_err(|error| fault::file("run", tool, &error))?,
@@ -329,8 +327,11 @@ async fn run(attempt: &Attempt, arguments: &[&str]) -> Result<(), Failure> {
 }
 
 async fn own(attempt: &Attempt, path: &Path) -> Result<(), Failure> {
-    let (layout, path) = (attempt.layout().clone(), path.to_owned());
-    in_background(move || layout.own(&path).map_err(|error| fault::file("change the owner of", &path, &error))).await
+    let (account, path) = (attempt.layout().common_account(), path.to_owned());
+    in_background(move || {
+        account::hand_over(&path, account).map_err(|error| fault::file("change the owner of", &path, &error))
+    })
+    .await
 }
 
 async fn synced(path: &Path) -> Result<(), Failure> {
@@ -374,10 +375,7 @@ fn vhdx_size(bench: &Bench, path: &Path) -> Result<u64, Failure> {
     let tool = &bench.setup.tools.qemu_img;
     let mut command = std::process::Command::new(tool);
     command.args(["info", "-U", "--output=json", "-f", "vhdx", text(path)?]).stdin(Stdio::null()).current_dir("/");
-    if let Some(account) = bench.setup.layout.account() {
-        std::os::unix::process::CommandExt::uid(&mut command, account.uid);
-        std::os::unix::process::CommandExt::gid(&mut command, account.gid);
-    }
+    account::run_as(&mut command, bench.setup.layout.common_account());
     let output = command.output().map_err(|error| fault::file("run", tool, &error))?;
     let info: Option<serde_json::Value> = serde_json::from_slice(&output.stdout).ok();
     let size = info.and_then(|info| info.get("virtual-size")?.as_u64());

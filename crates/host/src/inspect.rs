@@ -15,11 +15,11 @@ use ledger::failure::{Failure, Kind};
 use ledger::snapshot::Format;
 use qemu::qcow2::{HEADER_BYTES, Header, Qcow2Error};
 
+use crate::account::{self, Account};
 use crate::disk::blocking;
 use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::image_lock::{self, Use};
-use crate::layout::{self, Account};
 
 /// Most files in a chain. Fifty snapshots are the product's limit, and a chain of two hundred is 130 times slower.
 const CHAIN_MAX: usize = 256;
@@ -30,7 +30,7 @@ const SECTOR_BYTES: u64 = 512;
 /// Looks at an image and its backing files, and whether the emulator's account can get at them: now, while the user who
 /// named them looks, and not when the machine is started.
 pub async fn inspect(attempt: &Attempt, path: PathBuf, format: Option<Format>) -> Ending {
-    let account = attempt.layout().account();
+    let account = attempt.layout().common_account();
     blocking(move || {
         let chain = inspect_chain(&path, format)?;
         account.map_or(Ok(()), |account| check_access(&chain, account))?;
@@ -42,9 +42,9 @@ pub async fn inspect(attempt: &Attempt, path: PathBuf, format: Option<Format>) -
 /// The top image becomes the account's own when the machine starts; the others stay as they are.
 fn check_access(chain: &[InspectedImage], account: Account) -> Result<(), Failure> {
     for (index, image) in chain.iter().enumerate() {
-        layout::check_passage(image.path.parent().unwrap_or(Path::new("/")), account)?;
+        account::check_passage(image.path.parent().unwrap_or(Path::new("/")), account)?;
         if index > 0 {
-            layout::check_readable(&image.path, account)?;
+            account::check_readable(&image.path, account)?;
         }
     }
     Ok(())

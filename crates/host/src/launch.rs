@@ -24,6 +24,7 @@ use qemu::launch::{Memory, Start};
 use qemu::restore::{Restore, RestoreError};
 use qemu::save::SIDECAR_FILE;
 
+use crate::account::Account;
 use crate::control;
 use crate::disk;
 use crate::drive::Drive;
@@ -49,18 +50,18 @@ pub async fn launch(attempt: &Attempt, spec: MachineSpec, memory: Option<MemoryS
     // The path of a serial port: in no other command line, and not changed by anything.
     process::end_strays(&format!("path={},", attempt.layout().com1(spec.vm).display())).await;
     let saved = memory.map(|source| SavedMachine::decode(&source).map(|saved| (source, saved))).transpose()?;
-    prepare(attempt, &spec, saved.as_ref().map(|(source, _)| source.path.clone())).await?;
+    let account = prepare(attempt, &spec, saved.as_ref().map(|(source, _)| source.path.clone())).await?;
     attempt.progress(0, 3, "starting the emulator");
     let build = Build {
         platform: saved.as_ref().map_or(&attempt.tools().platform, |(_, saved)| &saved.platform).clone(),
         mapped: saved.is_some(),
         disk_io: attempt.tools().disk_io,
     };
-    let talking = start(attempt, &spec, &build, saved.as_ref()).await?;
+    let talking = start(attempt, &spec, &build, account, saved.as_ref()).await?;
     let loaded = match &saved {
         Some((source, _)) => {
             attempt.progress(2, 3, "restoring memory");
-            load(attempt, &talking, source).await
+            load(attempt, account, &talking, source).await
         }
         None => Ok(()),
     };
@@ -105,13 +106,13 @@ async fn adopt(attempt: &Attempt, spec: &MachineSpec) -> Result<bool, Failure> {
     }
 }
 
-/// Directories, and rights for the account that the emulator runs under.
-async fn prepare(attempt: &Attempt, spec: &MachineSpec, memory: Option<PathBuf>) -> Result<(), Failure> {
+/// Directories, and rights for the account that the emulator is to run under.
+async fn prepare(attempt: &Attempt, spec: &MachineSpec, memory: Option<PathBuf>) -> Result<Option<Account>, Failure> {
     let (layout, spec) = (attempt.layout().clone(), spec.clone());
     let work = move || {
-        layout.create_vm(spec.vm)?;
-        disk::hand_over_images(&layout, spec.chains.iter().flat_map(|chain| &chain.images))?;
-        if let Some(account) = layout.account() {
+        let account = layout.settle_vm(spec.vm)?;
+        disk::hand_over_images(&layout, spec.vm, account, spec.chains.iter().flat_map(|chain| &chain.images))?;
+        if let Some(account) = account {
             for nic in &spec.nics {
                 if let vm::Network::Tap(name) = &nic.network {
                     tap::check(name, account)?;
@@ -119,11 +120,11 @@ async fn prepare(attempt: &Attempt, spec: &MachineSpec, memory: Option<PathBuf>)
             }
         }
         if let Some(directory) = memory {
-            disk::hand_over_memory(&layout, &directory)?;
+            disk::hand_over_memory(&layout, account, &directory)?;
         }
-        Ok(Outcome::Done)
+        Ok(account)
     };
-    disk::blocking(work).await.map(|_| ()).map_err(|ended| ended.failure)
+    tokio::task::spawn_blocking(work).await.map_err(|error| fault::task(&error))?
 }
 
 /// Starts the process, up to the point where it listens and the guest does not run.
@@ -131,6 +132,7 @@ async fn start(
     attempt: &Attempt,
     spec: &MachineSpec,
     build: &Build,
+    account: Option<Account>,
     saved: Option<&(MemorySource, SavedMachine)>,
 ) -> Result<Talking, Failure> {
     let (layout, tools) = (attempt.layout(), attempt.tools());
@@ -150,7 +152,7 @@ async fn start(
         socket: layout.qmp(spec.vm),
         log: layout.log(spec.vm),
         identity: Some(layout.identity(spec.vm)),
-        account: layout.account(),
+        account,
     };
     build.save(&layout.build(spec.vm)).map_err(|error| fault::file("write", &layout.build(spec.vm), &error))?;
     attempt.progress(1, 3, "waiting for the emulator");
@@ -159,8 +161,13 @@ async fn start(
 }
 
 /// Loads saved memory; the guest does not run yet.
-async fn load(attempt: &Attempt, talking: &Talking, source: &MemorySource) -> Result<(), Failure> {
-    let hands = Hands::new(attempt.layout().clone(), attempt.tools().qemu_img.clone());
+async fn load(
+    attempt: &Attempt,
+    account: Option<Account>,
+    talking: &Talking,
+    source: &MemorySource,
+) -> Result<(), Failure> {
+    let hands = Hands::new(account, attempt.tools().qemu_img.clone());
     let drive = Drive { monitor: &talking.monitor, hands, cancel: attempt.cancel.clone(), progress: &|_, _| {} };
     let restored = drive.run(Restore { sidecar: source.path.join(SIDECAR_FILE), resume: false }).await;
     restored.map(|_| ()).map_err(|error| restore_failure(source, &error))

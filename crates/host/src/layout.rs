@@ -3,8 +3,10 @@
 //! ```text
 //! <data>/snapvisor.sqlite          what exists                        (crate::store_sqlite)
 //! <data>/lock                      held by the one daemon that may write
+//! <data>/vms/<VM>/                 its group is the machine's user id (crate::account)
 //! <data>/vms/<VM>/disks/           layers; the ledger chooses the names
 //! <data>/vms/<VM>/memory/          saved memory, one directory each
+//! <data>/vms/<VM>/lent.json        whose images the machine has       (crate::lent)
 //! <run>/<VM>/qmp                   the machine's monitor, a UNIX socket
 //! <run>/<VM>/process.json          which process it is                (crate::identity)
 //! <run>/<VM>/build.json            how it was built                   (crate::machines)
@@ -14,16 +16,28 @@
 //! ```
 //! Directories are closed to everybody but us. When the emulator runs under an account of its own, it owns the files that
 //! it opens and may pass through the directories, but not list or change them: an emulator that its guest has taken over
-//! could otherwise put a link where we are about to write or to change an owner. Only `serial` is its own.
+//! could otherwise put a link where we are about to write or to change an owner. Only `serial` is its own, and so tells whom
+//! the machine's process runs as, also to a daemon that was configured otherwise since.
+//!
+//! | what | owner | mode |
+//! | --- | --- | --- |
+//! | data and run directory, `vms`, `<VM>`, `disks`, `memory` and those in it | the daemon | 0711 for root, else 0700 |
+//! | database, records, logs, texts beside saved memory, monitor sockets | the daemon | 0600 |
+//! | layers, a user's image that a machine has | the machine | 0600 |
+//! | finished memory images | the machine | 0400 |
+//! | `serial` | the machine | 0700 |
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ledger::id::VmId;
-use rustix::fs::OFlags;
+
+use crate::account::{AccessError, Account, Accounts, IdRange, check_passage};
 
 /// Longest path of a UNIX socket in bytes: `sun_path` has 108, and QEMU wants the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -35,21 +49,14 @@ const SERIAL_DIRECTORY: &str = "serial";
 const QMP_SOCKET: &str = "qmp";
 const MERGE_SOCKET: &str = "merge.qmp";
 
-/// The account that emulator processes run under when the daemon is root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Account {
-    /// User id.
-    pub uid: u32,
-    /// Group id; the only group it is in.
-    pub gid: u32,
-}
-
 /// The data and run directories.
 #[derive(Clone, Debug)]
 pub struct Layout {
     data: PathBuf,
     run: PathBuf,
-    account: Option<Account>,
+    accounts: Accounts,
+    /// Held while an id is chosen, so that two machines do not choose the same.
+    choosing: Arc<Mutex<()>>,
 }
 
 /// Why a directory cannot be used.
@@ -78,43 +85,20 @@ pub enum LayoutError {
         /// Why.
         source: io::Error,
     },
-    /// A directory above hides it from the emulator's account.
-    #[error(
-        "{blocker} does not let user {uid} pass, whom the emulator runs as, so {path} is out of its reach: \
-         run `chmod o+x {word}`, or choose a place that others may reach", word = shell_word(blocker)
-    )]
-    NoPassage {
-        /// The directory that must be reached.
-        path: PathBuf,
-        /// The one in the way.
-        blocker: PathBuf,
-        /// Who cannot pass.
-        uid: u32,
-    },
-    /// A file that belongs to somebody else is closed to the emulator's account.
-    #[error(
-        "user {uid}, whom the emulator runs as, may not read {path}: run `chmod o+r {word}`", word = shell_word(path)
-    )]
-    NotReadable {
-        /// The file.
-        path: PathBuf,
-        /// Who cannot read it.
-        uid: u32,
-    },
-    /// A file that was given to the emulator's account is closed to it all the same.
-    #[error("{path} may not be written by its owner: run `chmod u+rw {word}`", word = shell_word(path))]
-    NotWritable {
-        /// The file.
-        path: PathBuf,
-    },
+    /// It, or what is in it, is out of an account's reach.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// There are more machines than user ids.
+    #[error("every user id of {0} belongs to a machine: widen user_ids in the configuration, and restart the service")]
+    NoIdLeft(IdRange),
 }
 
 impl Layout {
-    /// Checks the two paths; touches nothing. `account` is whom emulator processes run as, if not as ourselves.
+    /// Checks the two paths; touches nothing. `accounts` says whom emulator processes run as.
     ///
     /// # Errors
     /// When a path is relative, or `run` is too long for socket names.
-    pub fn new(data: &Path, run: &Path, account: Option<Account>) -> Result<Self, LayoutError> {
+    pub fn new(data: &Path, run: &Path, accounts: Accounts) -> Result<Self, LayoutError> {
         for path in [data, run] {
             if !path.is_absolute() {
                 return Err(LayoutError::NotAbsolute(path.to_owned()));
@@ -124,7 +108,7 @@ impl Layout {
         if have > max {
             return Err(LayoutError::TooLong { path: run.to_owned(), have, max });
         }
-        Ok(Self { data: data.to_owned(), run: run.to_owned(), account })
+        Ok(Self { data: data.to_owned(), run: run.to_owned(), accounts, choosing: Arc::default() })
     }
 
     /// Makes the directories that are there whatever machines exist.
@@ -135,7 +119,7 @@ impl Layout {
         for path in [&self.data, &self.vms(), &self.run] {
             self.create_passage(path)?;
         }
-        if let Some(account) = self.account {
+        if let Some(account) = self.common_account() {
             for path in [&self.vms(), &self.run] {
                 check_passage(path, account)?;
             }
@@ -143,7 +127,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes the directories of a machine. Keeps what is there.
+    /// Makes the directories of a machine, which may be running. Keeps what is there.
     ///
     /// # Errors
     /// When they cannot be made.
@@ -152,7 +136,26 @@ impl Layout {
         for path in [&root, &root.join("disks"), &root.join("memory"), &self.run_vm(vm)] {
             self.create_passage(path)?;
         }
-        make_directory(&self.run_vm(vm).join(SERIAL_DIRECTORY), 0o700, self.account)
+        Ok(())
+    }
+
+    /// The same for a machine without a process, whose account is settled with it: the one on record, or a new one. Whatever
+    /// it is to open must be handed over to that account, because it may have been another one before.
+    ///
+    /// # Errors
+    /// When they cannot be made, or no id is left.
+    pub fn settle_vm(&self, vm: VmId) -> Result<Option<Account>, LayoutError> {
+        self.create_vm(vm)?;
+        let account = match self.accounts {
+            Accounts::Each { ids, .. } => Some(self.choose_account(vm, ids)?),
+            Accounts::Own | Accounts::One(_) => self.accounts.common(),
+        };
+        let serial = self.run_vm(vm).join(SERIAL_DIRECTORY);
+        make_directory(&serial, 0o700)?;
+        let owner = account.map_or_else(|| rustix::process::geteuid().as_raw(), |account| account.uid);
+        let group = account.map_or_else(|| rustix::process::getegid().as_raw(), |account| account.gid);
+        change_owner(&serial, Some(owner), Some(group))?;
+        Ok(account)
     }
 
     /// Makes a directory that the emulator may pass through and nobody else may touch.
@@ -160,12 +163,48 @@ impl Layout {
     /// # Errors
     /// When it cannot be made.
     pub fn create_passage(&self, path: &Path) -> Result<(), LayoutError> {
-        make_directory(path, self.passage_mode(), None)
+        make_directory(path, self.passage_mode())
     }
 
-    /// Whom emulator processes run as, if not as ourselves.
-    pub fn account(&self) -> Option<Account> {
-        self.account
+    /// Whom the process of a machine runs as, or would if it were started now; `None` for ourselves.
+    pub fn account_of(&self, vm: VmId) -> Option<Account> {
+        if let Ok(serial) = fs::metadata(self.run_vm(vm).join(SERIAL_DIRECTORY)) {
+            let account = Account { uid: serial.uid(), gid: serial.gid() };
+            return (account.uid != rustix::process::geteuid().as_raw()).then_some(account);
+        }
+        let recorded = fs::metadata(self.vm(vm)).ok().and_then(|meta| self.accounts.recorded(meta.gid()));
+        recorded.or_else(|| self.common_account())
+    }
+
+    /// Whom processes run as that belong to no machine, if not as ourselves.
+    pub fn common_account(&self) -> Option<Account> {
+        self.accounts.common()
+    }
+
+    /// Whether a user id is one that emulators run under.
+    pub fn is_emulators(&self, uid: u32) -> bool {
+        let is_machines = matches!(self.accounts, Accounts::Each { ids, .. } if ids.has(uid));
+        is_machines || self.common_account().is_some_and(|account| account.uid == uid)
+    }
+
+    /// The account on record for a machine, which is put on record if there is none.
+    fn choose_account(&self, vm: VmId, ids: IdRange) -> Result<Account, LayoutError> {
+        // Nothing is done under the lock that could panic half-way.
+        let _alone = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let root = self.vm(vm);
+        let io_error = |source| LayoutError::Io { path: root.clone(), source };
+        let recorded = |meta: &fs::Metadata| self.accounts.recorded(meta.gid());
+        if let Some(account) = recorded(&fs::metadata(&root).map_err(io_error)?) {
+            return Ok(account);
+        }
+        let vms = self.vms();
+        let others = fs::read_dir(&vms).map_err(|source| LayoutError::Io { path: vms.clone(), source })?;
+        let taken: BTreeSet<u32> = others.flatten().filter_map(|other| Some(other.metadata().ok()?.gid())).collect();
+        let id = ids.choose(vm, &taken).ok_or(LayoutError::NoIdLeft(ids))?;
+        change_owner(&root, None, Some(id))?;
+        // On stable storage before any file is given to it.
+        fs::File::open(&root).and_then(|directory| directory.sync_all()).map_err(io_error)?;
+        recorded(&fs::metadata(&root).map_err(io_error)?).ok_or(LayoutError::NoIdLeft(ids))
     }
 
     /// The root that the ledger chooses paths of layers and memories under.
@@ -206,6 +245,22 @@ impl Layout {
     /// Directory of one machine.
     pub fn vm(&self, vm: VmId) -> PathBuf {
         self.vms().join(vm.to_string())
+    }
+
+    /// The machine whose directory `path` is.
+    pub fn vm_of(&self, path: &Path) -> Option<VmId> {
+        let name = path.strip_prefix(self.vms()).ok()?.to_str()?;
+        name.parse().ok().map(VmId)
+    }
+
+    /// Whose images a machine has.
+    pub fn lent(&self, vm: VmId) -> PathBuf {
+        Self::lent_below(&self.vm(vm))
+    }
+
+    /// The same, by the machine's directory.
+    pub fn lent_below(vm: &Path) -> PathBuf {
+        vm.join("lent.json")
     }
 
     /// Directory of a machine's sockets.
@@ -267,119 +322,19 @@ impl Layout {
         self.run_vm(vm).join("merge.log")
     }
 
-    /// Gives a file to the emulator's account and closes it to others.
-    ///
-    /// # Errors
-    /// When the owner or the mode cannot be set, or `path` is a link or no file.
-    pub fn hand_over(&self, path: &Path) -> io::Result<()> {
-        let file = open_itself(path)?;
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        self.own_open(&file)
-    }
-
-    /// Makes the emulator's account the owner of the file at `path`, whose mode stays.
-    ///
-    /// # Errors
-    /// When the owner cannot be set, or `path` is a link or no file.
-    pub fn own(&self, path: &Path) -> io::Result<()> {
-        if self.account.is_none() {
-            return Ok(());
-        }
-        self.own_open(&open_itself(path)?)
-    }
-
-    fn own_open(&self, file: &File) -> io::Result<()> {
-        match self.account {
-            Some(account) => std::os::unix::fs::fchown(file, Some(account.uid), Some(account.gid)),
-            None => Ok(()),
-        }
-    }
-
     /// Others may pass through our directories, and not list them, if there is somebody else who must.
     fn passage_mode(&self) -> u32 {
-        if self.account.is_some() { 0o711 } else { 0o700 }
+        if self.accounts == Accounts::Own { 0o700 } else { 0o711 }
     }
 }
 
-/// Whether `account` may pass through every directory from the root to `path`, by owner, group and mode.
-///
-/// # Errors
-/// [`LayoutError::NoPassage`] naming the first one in the way.
-pub fn check_passage(path: &Path, account: Account) -> Result<(), LayoutError> {
-    let mut way: Vec<&Path> = path.ancestors().collect();
-    way.reverse();
-    for step in way {
-        let meta = fs::metadata(step).map_err(|source| LayoutError::Io { path: step.to_owned(), source })?;
-        if !may(account, &meta, 0o1) {
-            return Err(LayoutError::NoPassage { path: path.to_owned(), blocker: step.to_owned(), uid: account.uid });
-        }
-    }
-    Ok(())
-}
-
-/// Whether `account` may read the file at `path`, by owner, group and mode.
-///
-/// # Errors
-/// [`LayoutError::NotReadable`] if not.
-pub fn check_readable(path: &Path, account: Account) -> Result<(), LayoutError> {
-    let meta = fs::metadata(path).map_err(|source| LayoutError::Io { path: path.to_owned(), source })?;
-    if may(account, &meta, 0o4) {
-        return Ok(());
-    }
-    Err(LayoutError::NotReadable { path: path.to_owned(), uid: account.uid })
-}
-
-/// Whether `account` may read and write the file at `path`, by owner, group and mode.
-///
-/// # Errors
-/// [`LayoutError::NotWritable`] if not.
-pub fn check_writable(path: &Path, account: Account) -> Result<(), LayoutError> {
-    let meta = fs::metadata(path).map_err(|source| LayoutError::Io { path: path.to_owned(), source })?;
-    if may(account, &meta, 0o6) { Ok(()) } else { Err(LayoutError::NotWritable { path: path.to_owned() }) }
-}
-
-/// Whether the mode of a file gives `account` all of `bits`, one octal digit.
-pub fn may(account: Account, meta: &fs::Metadata, bits: u32) -> bool {
-    let wanted = relevant_digit(meta, account) * bits;
-    account.uid == 0 || meta.mode() & wanted == wanted
-}
-
-/// A path as one word of a command that a person may copy into a shell.
-fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
-/// 1 in the digit of the mode that counts for `account`.
-fn relevant_digit(meta: &fs::Metadata, account: Account) -> u32 {
-    if meta.uid() == account.uid {
-        0o100
-    } else if meta.gid() == account.gid {
-        0o010
-    } else {
-        0o001
-    }
-}
-
-/// Opens a file or block device that is no link: whoever owns the directory could have put one there since we looked.
-fn open_itself(path: &Path) -> io::Result<File> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() || kind.is_block_device() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
-}
-
-fn make_directory(path: &Path, mode: u32, owner: Option<Account>) -> Result<(), LayoutError> {
-    let make = || {
-        fs::create_dir_all(path)?;
-        fs::set_permissions(path, Permissions::from_mode(mode))?;
-        match owner {
-            Some(account) => std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)),
-            None => Ok(()),
-        }
-    };
+fn make_directory(path: &Path, mode: u32) -> Result<(), LayoutError> {
+    let make = || fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)));
     make().map_err(|source| LayoutError::Io { path: path.to_owned(), source })
+}
+
+fn change_owner(path: &Path, user: Option<u32>, group: Option<u32>) -> Result<(), LayoutError> {
+    std::os::unix::fs::chown(path, user, group).map_err(|source| LayoutError::Io { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -389,7 +344,7 @@ mod tests {
     #[test]
     fn paths_that_cannot_work_are_refused_before_anything_is_made() {
         let check = |data: &str, run: &str, expected: &str| {
-            let found = Layout::new(Path::new(data), Path::new(run), None).map(|_| "fine".to_owned());
+            let found = Layout::new(Path::new(data), Path::new(run), Accounts::Own).map(|_| "fine".to_owned());
             assert_eq!(found.unwrap_or_else(|error| error.to_string()), expected);
         };
         let longest = format!("/{}", "r".repeat(SOCKET_PATH_MAX - BELOW_RUN - 1));
@@ -406,9 +361,45 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_keeps_its_account_and_shares_it_with_none() {
+        // Only root can change accounts.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), Permissions::from_mode(0o711)).unwrap();
+        let common = Account { uid: 65_530, gid: 65_530 };
+        let each = |ids: &str, group| Accounts::Each { common, ids: ids.parse().unwrap(), group };
+        let layout = |accounts| Layout::new(&root.path().join("data"), &root.path().join("run"), accounts).unwrap();
+        let uid = |account: Option<Account>| account.map(|account| (account.uid, account.gid));
+        let [first, second, third] = [0, 2, 5].map(|number| VmId(uuid::Uuid::from_u128(number)));
+
+        let one = layout(Accounts::One(common));
+        one.create().unwrap();
+        assert_eq!(uid(one.settle_vm(first).unwrap()), Some((65_530, 65_530)));
+        let own = layout(each("3000000-3000001", Some(36)));
+        assert_eq!(uid(own.account_of(first)), Some((65_530, 65_530)), "as it was started by the daemon before");
+        assert_eq!(uid(own.settle_vm(first).unwrap()), Some((3_000_000, 36)));
+        assert_eq!(uid(own.settle_vm(second).unwrap()), Some((3_000_001, 36)), "the first choice is taken");
+        assert_eq!(uid(own.account_of(second)), Some((3_000_001, 36)));
+        let refused = own.settle_vm(third).unwrap_err().to_string();
+        assert!(refused.starts_with("every user id of 3000000-3000001 belongs to a machine"), "{refused}");
+
+        // A reboot takes the run directory, and nothing of a machine's account with it.
+        fs::remove_dir_all(root.path().join("run")).unwrap();
+        let wider = layout(each("3000000-3000099", None));
+        assert_eq!(uid(wider.account_of(second)), Some((3_000_001, 3_000_001)));
+        assert_eq!(uid(wider.settle_vm(second).unwrap()), Some((3_000_001, 3_000_001)));
+        for path in [wider.vm(second), wider.vm(second).join("disks"), wider.run_vm(second)] {
+            let meta = fs::metadata(&path).unwrap();
+            assert_eq!((meta.uid(), meta.mode() & 0o7777), (0, 0o711), "{}", path.display());
+        }
+    }
+
+    #[test]
     fn directories_are_closed_and_repeating_keeps_them() {
         let root = tempfile::tempdir().unwrap();
-        let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), None).unwrap();
+        let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), Accounts::Own).unwrap();
         let vm = VmId(uuid::Uuid::from_u128(7));
         for _ in 0..2 {
             layout.create().unwrap();
@@ -419,55 +410,5 @@ mod tests {
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o700, "{}", path.display());
         }
         assert!(layout.com1(vm).as_os_str().len() <= SOCKET_PATH_MAX || root.path().as_os_str().len() > 54);
-    }
-
-    #[test]
-    fn a_closed_directory_on_the_way_is_named() {
-        let root = tempfile::tempdir().unwrap();
-        let inner = root.path().join("closed/inner");
-        fs::create_dir_all(&inner).unwrap();
-        for (mode, passes) in [(0o700, false), (0o711, true)] {
-            fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
-            fs::set_permissions(root.path().join("closed"), Permissions::from_mode(mode)).unwrap();
-            let found = check_passage(&inner, Account { uid: 54_321, gid: 54_321 });
-            match found {
-                Ok(()) => assert!(passes),
-                Err(LayoutError::NoPassage { blocker, .. }) => {
-                    assert!(!passes && blocker == root.path().join("closed"));
-                }
-                Err(other) => panic!("{other}"),
-            }
-        }
-    }
-
-    #[test]
-    fn what_an_account_may_not_do_comes_with_the_command_that_mends_it() {
-        let root = tempfile::tempdir().unwrap();
-        fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
-        let file = root.path().join("it's a disk.img");
-        fs::write(&file, "").unwrap();
-        let account = Account { uid: 54_321, gid: 54_321 };
-        let check = |found: Result<(), LayoutError>, expected: &str| {
-            let text = found.map_or_else(|error| error.to_string(), |()| "fine".to_owned());
-            assert_eq!(text.replace(&root.path().display().to_string(), "DIR"), expected);
-        };
-        fs::set_permissions(&file, Permissions::from_mode(0o660)).unwrap();
-        check(
-            check_readable(&file, account),
-            r"user 54321, whom the emulator runs as, may not read DIR/it's a disk.img: run `chmod o+r 'DIR/it'\''s a disk.img'`",
-        );
-        check(
-            check_writable(&file, account),
-            r"DIR/it's a disk.img may not be written by its owner: run `chmod u+rw 'DIR/it'\''s a disk.img'`",
-        );
-        fs::set_permissions(&file, Permissions::from_mode(0o664)).unwrap();
-        check(check_readable(&file, account), "fine");
-        assert!(check_writable(&file, account).is_err());
-        fs::set_permissions(root.path(), Permissions::from_mode(0o750)).unwrap();
-        check(
-            check_passage(root.path(), account),
-            "DIR does not let user 54321 pass, whom the emulator runs as, so DIR is out of its reach: \
-             run `chmod o+x DIR`, or choose a place that others may reach",
-        );
     }
 }

@@ -15,6 +15,7 @@
 //! us), [`qmp_socket`] and [`drive`] (talking), [`machines`] (who is alive), [`executor`] (what is done),
 //! [`capability`] (what this host can do).
 
+pub mod account;
 pub mod capability;
 pub mod drive;
 pub mod executor;
@@ -37,6 +38,7 @@ mod images;
 mod inspect;
 mod keyboard;
 mod launch;
+mod lent;
 mod manifest;
 mod merge;
 mod moment;

@@ -302,7 +302,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn news_is_what_we_did_not_do_ourselves() {
         let root = tempfile::tempdir().unwrap();
-        let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), None).unwrap();
+        let layout =
+            Layout::new(&root.path().join("data"), &root.path().join("run"), crate::account::Accounts::Own).unwrap();
         let (sender, mut events) = mpsc::unbounded_channel();
         let machines = Machines::new(layout, sender);
         let program = crate::process::Program {

@@ -12,6 +12,7 @@ use ledger::id::VmId;
 use qemu::merge::{Direction, Merge, MergeError, Merged, Where};
 use qemu::qmp::Command;
 
+use crate::account::Account;
 use crate::control;
 use crate::disk;
 use crate::drive::Drive;
@@ -41,16 +42,17 @@ async fn in_machine(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<M
     let found = attempt.machines().find(vm).await;
     let running = found.map_err(|error| fault::monitor("reach the machine", &error))?;
     let running = running.ok_or_else(|| fault::no_process(vm))?;
-    hand_over(attempt, order).await?;
+    let account = attempt.layout().account_of(vm);
+    hand_over(attempt, vm, order, account).await?;
     let mut procedure = procedure(order, Where::Machine, attempt);
     procedure.disk_io = running.build.disk_io;
     for _ in 1..FINISHING_TRIES {
-        match run(attempt, &running.monitor, procedure.clone()).await {
+        match run(attempt, account, &running.monitor, procedure.clone()).await {
             Err(MergeError::AfterSwitch(error)) => tracing::warn!(%vm, %error, "a merge is not complete, trying again"),
             ended => return ended.map_err(|error| failure(&procedure, &error)),
         }
     }
-    let ended = run(attempt, &running.monitor, procedure.clone()).await;
+    let ended = run(attempt, account, &running.monitor, procedure.clone()).await;
     if let Err(MergeError::AfterSwitch(error)) = &ended {
         // The process now writes to the lower layer and the record still says the upper one. As long as nothing has been
         // written both are right; a guest that ran on would make the record wrong, so it must not.
@@ -63,12 +65,12 @@ async fn in_machine(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<M
 }
 
 async fn elsewhere(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Merged, Failure> {
-    attempt.layout().create_vm(vm)?;
-    hand_over(attempt, order).await?;
+    let account = attempt.layout().settle_vm(vm)?;
+    hand_over(attempt, vm, order, account).await?;
     end_left_over(attempt, vm).await;
-    let daemon = start_storage_daemon(attempt, vm).await?;
+    let daemon = start_storage_daemon(attempt, vm, account).await?;
     let procedure = procedure(order, Where::StorageDaemon, attempt);
-    let merged = run(attempt, &daemon.monitor, procedure.clone()).await;
+    let merged = run(attempt, account, &daemon.monitor, procedure.clone()).await;
     let orderly = async {
         // Its end is what counts, not its answer.
         let _ = daemon.monitor.execute(Command::new("quit"), Vec::new(), QUIT_PATIENCE).await;
@@ -80,7 +82,7 @@ async fn elsewhere(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Me
     merged.map_err(|error| failure(&procedure, &error))
 }
 
-async fn start_storage_daemon(attempt: &Attempt, vm: VmId) -> Result<Talking, Failure> {
+async fn start_storage_daemon(attempt: &Attempt, vm: VmId, account: Option<Account>) -> Result<Talking, Failure> {
     let layout = attempt.layout();
     let socket = layout.merge_qmp(vm);
     let chardev = format!("socket,id=qmp,path={},server=on,wait=off", socket.display());
@@ -92,7 +94,7 @@ async fn start_storage_daemon(attempt: &Attempt, vm: VmId) -> Result<Talking, Fa
         socket,
         log: layout.merge_log(vm),
         identity: Some(layout.merge_identity(vm)),
-        account: layout.account(),
+        account,
     };
     program.talk(START_PATIENCE).await.map_err(|error| fault::start("the storage daemon", &error))
 }
@@ -106,13 +108,15 @@ async fn end_left_over(attempt: &Attempt, vm: VmId) {
     process::end_strays(&layout.merge_mark(vm)).await;
 }
 
-async fn hand_over(attempt: &Attempt, order: &MergeOrder) -> Result<(), Failure> {
+async fn hand_over(attempt: &Attempt, vm: VmId, order: &MergeOrder, account: Option<Account>) -> Result<(), Failure> {
     let layout = attempt.layout().clone();
     let order = order.clone();
     let work = move || {
         let pair: [&Image; 2] = [&order.upper, &order.lower];
         disk::hand_over_images(
             &layout,
+            vm,
+            account,
             pair.into_iter().chain(&order.above).chain(&order.below).chain(&order.children),
         )?;
         Ok(Outcome::Done)
@@ -138,11 +142,16 @@ fn procedure(order: &MergeOrder, place: Where, attempt: &Attempt) -> Merge {
     }
 }
 
-async fn run(attempt: &Attempt, monitor: &Monitor, procedure: Merge) -> Result<Merged, MergeError> {
+async fn run(
+    attempt: &Attempt,
+    account: Option<Account>,
+    monitor: &Monitor,
+    procedure: Merge,
+) -> Result<Merged, MergeError> {
     let report = |done, total| attempt.progress(done, total, "merging layers");
     let drive = Drive {
         monitor,
-        hands: Hands::new(attempt.layout().clone(), attempt.tools().qemu_img.clone()),
+        hands: Hands::new(account, attempt.tools().qemu_img.clone()),
         cancel: attempt.cancel.clone(),
         progress: &report,
     };

@@ -162,7 +162,7 @@ impl DriveWith<'_> {
         let report = |done, total| self.attempt.progress(done, total, self.activity);
         let drive = Drive {
             monitor: &self.running.monitor,
-            hands: Hands::new(self.attempt.layout().clone(), self.attempt.tools().qemu_img.clone()),
+            hands: Hands::new(self.attempt.layout().account_of(self.running.vm), self.attempt.tools().qemu_img.clone()),
             cancel: self.attempt.cancel.clone(),
             progress: &report,
         };

@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::account::{self, Account};
 use crate::identity::{Handle, Identity};
-use crate::layout::Account;
 use crate::qmp_socket::{Monitor, MonitorError};
 
 /// How much of a log is quoted when a process ends: enough for QEMU's error and the line before it.
@@ -189,10 +189,7 @@ impl Program {
         command.args(&self.arguments).stdin(OwnedFd::from(listener)).stdout(logs.0).stderr(logs.1);
         // `kill_on_drop` stays off, and the group of its own keeps the terminal's signals away.
         command.process_group(0).current_dir("/").env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        if let Some(account) = self.account {
-            // With a user id set, the standard library drops supplementary groups too.
-            command.uid(account.uid).gid(account.gid);
-        }
+        account::run_as(command.as_std_mut(), self.account);
         let mut child = command.spawn().map_err(|source| SpawnError::Execute { path: self.path.clone(), source })?;
         // It cannot vanish before we have a hold of it: it stays a zombie until `child` is waited for.
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();

@@ -230,7 +230,7 @@ mod tests {
     use uuid::Uuid;
 
     fn layout(root: &Path) -> Layout {
-        let layout = Layout::new(&root.join("data"), &root.join("run"), None).unwrap();
+        let layout = Layout::new(&root.join("data"), &root.join("run"), crate::account::Accounts::Own).unwrap();
         layout.create().unwrap();
         layout
     }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use host::account::{Account, Accounts};
 use host::capability::{Tools, Wishes};
 use host::executor::{Executor, Setup};
-use host::layout::{Account, Layout};
+use host::layout::Layout;
 use host::process::Process;
 use ledger::effect::{
     Chain, Control, Effect, EffectId, Image, MachineSpec, MemorySource, MemoryTarget, MergeDirection, MergeOrder,
@@ -65,11 +66,11 @@ struct World {
 
 impl World {
     async fn new(root: &Path) -> Self {
-        Self::with_account(root, None).await
+        Self::with_accounts(root, Accounts::Own).await
     }
 
-    async fn with_account(root: &Path, account: Option<Account>) -> Self {
-        let layout = Layout::new(&root.join("data"), &root.join("run"), account).unwrap();
+    async fn with_accounts(root: &Path, accounts: Accounts) -> Self {
+        let layout = Layout::new(&root.join("data"), &root.join("run"), accounts).unwrap();
         layout.create().unwrap();
         let wishes = Wishes { accelerator: Some(Accelerator::Tcg), ..Wishes::default() };
         let tools = Tools::find(&wishes, &layout).await.unwrap();
@@ -429,12 +430,12 @@ async fn the_emulator_runs_without_our_rights() {
     let close =
         |mode| std::fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     close(0o700);
-    let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), Some(account)).unwrap();
+    let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), Accounts::One(account)).unwrap();
     let refused = layout.create().unwrap_err().to_string();
     assert!(refused.contains(&format!("chmod o+x {}", root.path().display())), "{refused}");
     close(0o711);
 
-    let mut world = World::with_account(root.path(), Some(account)).await;
+    let mut world = World::with_accounts(root.path(), Accounts::One(account)).await;
     let mut spec = machine(&mut world, root.path()).await;
     world.start(&spec, None).await;
     let identity = std::fs::read_to_string(world.layout.identity(VM)).unwrap();

@@ -33,7 +33,8 @@ pub struct Size {
 /// # Errors
 /// If it cannot be written.
 pub fn make(directory: &Path, size: Size) -> Result<Vec<SnapshotId>> {
-    let layout = Layout::new(&directory.join("data"), &directory.join("run"), None).map_err(other)?;
+    let layout =
+        Layout::new(&directory.join("data"), &directory.join("run"), host::account::Accounts::Own).map_err(other)?;
     layout.create().map_err(other)?;
     let mut maker = Maker { ids: IdSource::new(SEED), paths: Paths::new(layout.data()), state: State::default() };
     for number in 0..size.machines {

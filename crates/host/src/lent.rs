@@ -1,0 +1,181 @@
+//! Images that users have lent to machines: whose they were, so that they can be given back.
+//!
+//! ```text
+//!   user's ──machine starts, or its layers are merged──▶ machine's ──another machine has it──▶ that one's
+//!      ▲                                                     │
+//!      └───────────────machine is destroyed──────────────────┘
+//! ```
+//! An image that is only taken out of its drive stays the machine's, because a snapshot may rest on it. Who owned an image is
+//! written down before the image changes hands, beside the machine's files and nowhere else: when those are lost, an image keeps
+//! the owner that it has, and root can change that.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ledger::id::VmId;
+use serde::{Deserialize, Serialize};
+
+use crate::account::{self, Account};
+use crate::hands::sync_directory_of;
+use crate::layout::Layout;
+
+/// Longest record we read: the images of all drives that a machine can have, with the longest paths.
+const RECORD_BYTES_MAX: u64 = 4 << 20;
+
+/// Permission bits of a mode.
+const PERMISSIONS: u32 = 0o777;
+
+/// Whose an image was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Lender {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+}
+
+type Record = BTreeMap<PathBuf, Lender>;
+
+/// Makes the machine's account the owner of a user's image, and remembers who was.
+///
+/// # Errors
+/// When the record or the owner cannot be changed.
+pub fn lend(layout: &Layout, vm: VmId, image: &Path, account: Account) -> io::Result<()> {
+    let path = layout.lent(vm);
+    let mut record = read(&path)?;
+    if !record.contains_key(image) {
+        let lender = match take_from_others(layout, image)? {
+            Some(lender) => lender,
+            None => present_owner(layout, image)?,
+        };
+        record.insert(image.to_owned(), lender);
+        write(&path, &record)?;
+    }
+    account::hand_over(image, Some(account))
+}
+
+/// Gives the images of a machine back. One that cannot be given back is left as it is; so is one that belongs to somebody else
+/// by now.
+pub fn give_back(layout: &Layout, vm: VmId) {
+    let Some(account) = layout.account_of(vm) else { return };
+    let record = read(&layout.lent(vm)).unwrap_or_else(|error| {
+        tracing::warn!(%vm, %error, "the images of a machine keep its account as their owner");
+        Record::new()
+    });
+    for (image, lender) in record {
+        match return_to(&image, &lender, account) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(image = %image.display(), %error, "an image could not be given back to its owner");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn return_to(image: &Path, lender: &Lender, account: Account) -> io::Result<()> {
+    let file = account::open_itself(image)?;
+    if file.metadata()?.uid() != account.uid {
+        return Ok(());
+    }
+    // Never more than a plain file's: the record is ours, and still no reason to make anything run as somebody.
+    file.set_permissions(Permissions::from_mode(lender.mode & PERMISSIONS))?;
+    std::os::unix::fs::fchown(&file, Some(lender.uid), Some(lender.gid))
+}
+
+/// One that an account of ours owns without a record was taken by an older daemon, which kept none; then it is root's.
+fn present_owner(layout: &Layout, image: &Path) -> io::Result<Lender> {
+    let meta = fs::metadata(image)?;
+    if layout.is_emulators(meta.uid()) {
+        return Ok(Lender { uid: 0, gid: 0, mode: meta.mode() & PERMISSIONS });
+    }
+    Ok(Lender { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & PERMISSIONS })
+}
+
+/// What another machine remembers of the image, which it then forgets.
+fn take_from_others(layout: &Layout, image: &Path) -> io::Result<Option<Lender>> {
+    for machine in fs::read_dir(layout.vms())?.flatten() {
+        let path = Layout::lent_below(&machine.path());
+        let mut record = read(&path)?;
+        if let Some(lender) = record.remove(image) {
+            write(&path, &record)?;
+            return Ok(Some(lender));
+        }
+    }
+    Ok(None)
+}
+
+fn read(path: &Path) -> io::Result<Record> {
+    let file = match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record::new()),
+        opened => opened?,
+    };
+    let mut text = Vec::new();
+    file.take(RECORD_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// All or nothing.
+fn write(path: &Path, record: &Record) -> io::Result<()> {
+    let draft = path.with_extension("draft");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(&serde_json::to_vec(record)?)?;
+    file.sync_data()?;
+    fs::rename(draft, path)?;
+    sync_directory_of(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::Accounts;
+
+    const FIRST: VmId = VmId(uuid::Uuid::from_u128(0x7000));
+    const SECOND: VmId = VmId(uuid::Uuid::from_u128(0x7001));
+
+    #[test]
+    fn an_image_comes_back_to_whom_it_was_lent_by() {
+        // Only root gives files away.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let common = Account { uid: 65_530, gid: 65_530 };
+        let accounts = Accounts::Each { common, ids: "3000000-3000099".parse().unwrap(), group: None };
+        let layout = Layout::new(&root.path().join("data"), &root.path().join("run"), accounts).unwrap();
+        fs::set_permissions(root.path(), Permissions::from_mode(0o711)).unwrap();
+        layout.create().unwrap();
+        let [first, second] = [FIRST, SECOND].map(|vm| layout.settle_vm(vm).unwrap().unwrap());
+        assert_ne!(first, second);
+
+        let image = |name: &str, uid: u32, mode: u32| {
+            let path = root.path().join(name);
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            std::os::unix::fs::chown(&path, Some(uid), Some(100)).unwrap();
+            path
+        };
+        let check = |path: &Path, uid: u32, mode: u32| {
+            let meta = fs::metadata(path).unwrap();
+            assert_eq!((meta.uid(), meta.mode() & 0o7777), (uid, mode), "{}", path.display());
+        };
+        let kept = image("kept", 1000, 0o644);
+        let moved = image("moved", 1001, 0o664);
+        let old = image("old", common.uid, 0o600);
+        for path in [&kept, &moved, &old] {
+            lend(&layout, FIRST, path, first).unwrap();
+            lend(&layout, FIRST, path, first).unwrap();
+        }
+        check(&kept, first.uid, 0o600);
+        lend(&layout, SECOND, &moved, second).unwrap();
+        check(&moved, second.uid, 0o600);
+
+        give_back(&layout, FIRST);
+        check(&kept, 1000, 0o644);
+        check(&moved, second.uid, 0o600);
+        check(&old, 0, 0o600);
+        give_back(&layout, SECOND);
+        check(&moved, 1001, 0o664);
+    }
+}
