@@ -108,6 +108,15 @@ pub struct MomentSpec {
     pub moment: Timestamp,
 }
 
+/// What a snapshot consists of that is about to be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foundation {
+    /// Its disks.
+    pub chains: Vec<Chain>,
+    /// Its memory, if it has any.
+    pub memory: Option<MemorySource>,
+}
+
 /// How two neighbouring layers become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum MergeDirection {
@@ -177,6 +186,9 @@ pub enum Effect {
         vm: VmId,
         /// What to create.
         overlays: Vec<Overlay>,
+        /// Of a snapshot that is applied: to be found undamaged before anything is made, because what the machine
+        /// holds now is given up for it.
+        foundation: Option<Foundation>,
     },
     /// Take one moment of a running or paused machine: memory (if wanted), devices and all disks.
     /// Never repeated: after a crash, [`Effect::AbortCapture`] finds out how far it came.

@@ -1,10 +1,12 @@
 //! From the ledger's entities to the complete orders that effects carry.
 
-use crate::effect::{Chain, Image, MachineSpec, MemorySource, MergeDirection, MergeOrder, MomentSpec, Overlay};
+use crate::effect::{
+    Chain, Foundation, Image, MachineSpec, MemorySource, MergeDirection, MergeOrder, MomentSpec, Overlay,
+};
 use crate::id::LayerId;
 use crate::job::PlannedOverlay;
 use crate::paths::Paths;
-use crate::snapshot::{Format, Layer, Origin, Snapshot};
+use crate::snapshot::{Format, Layer, Memory, Origin, Snapshot};
 use crate::state::State;
 use crate::vm::{Settings, Slot, Vm};
 
@@ -38,15 +40,29 @@ pub fn moments_above(state: &State, vm: &Vm, layer: LayerId) -> Vec<MomentSpec> 
         let memory = state.memories.get(&snapshot.memory?)?;
         Some(MomentSpec {
             spec: machine_with(state, vm, &snapshot.settings),
-            memory: MemorySource { path: memory.path.clone(), machine: memory.machine.clone() },
+            memory: memory_source(memory),
             moment: snapshot.created,
         })
     };
     state.snapshots_of(vm.id).filter(|snapshot| reads(snapshot)).filter_map(|snapshot| moment(snapshot)).collect()
 }
 
+/// What a snapshot consists of.
+pub fn foundation(state: &State, snapshot: &Snapshot) -> Foundation {
+    let memory = snapshot.memory.and_then(|id| state.memories.get(&id)).map(|memory| memory_source(memory));
+    Foundation { chains: chains(state, &snapshot.settings), memory }
+}
+
+/// Memory to be restored.
+pub fn memory_source(memory: &Memory) -> MemorySource {
+    MemorySource { path: memory.path.clone(), machine: memory.machine.clone() }
+}
+
+fn chains(state: &State, settings: &Settings) -> Vec<Chain> {
+    settings.layers().into_iter().map(|(slot, top)| Chain { slot, images: chain(state, top) }).collect()
+}
+
 fn machine_with(state: &State, vm: &Vm, settings: &Settings) -> MachineSpec {
-    let chains = settings.layers().into_iter().map(|(slot, top)| Chain { slot, images: chain(state, top) }).collect();
     MachineSpec {
         vm: vm.id,
         name: vm.name.clone(),
@@ -55,7 +71,7 @@ fn machine_with(state: &State, vm: &Vm, settings: &Settings) -> MachineSpec {
         firmware: settings.firmware,
         bios_guid: settings.bios_guid,
         generation_id: vm.generation_id,
-        chains,
+        chains: chains(state, settings),
         nics: settings.nics.clone(),
     }
 }

@@ -1,6 +1,6 @@
 //! The effect of a stage: a function of the state, so that it can be derived again after a restart.
 
-use crate::effect::{Control, Effect, MemorySource, MemoryTarget};
+use crate::effect::{Control, Effect, MemoryTarget};
 use crate::failure::{Failure, Kind};
 use crate::id::{MemoryId, VmId};
 use crate::job::{Job, PlannedMerge, Stage};
@@ -18,10 +18,14 @@ pub(super) fn of(state: &State, paths: &Paths, job: &Job) -> Result<Option<Effec
         Stage::PreparingVm { vm, nvram } => Effect::PrepareVm { vm: vm.id, nvram: nvram.as_deref().map(spec::image) },
         Stage::InspectingImage { path, format, .. } => Effect::InspectImage { path: path.clone(), format: *format },
         Stage::PreparingSnapshot(plan) => {
-            Effect::CreateOverlays { vm: job.vm, overlays: spec::overlays(state, paths, &plan.overlays) }
+            let overlays = spec::overlays(state, paths, &plan.overlays);
+            Effect::CreateOverlays { vm: job.vm, overlays, foundation: None }
         }
         Stage::PreparingApply { overlays, .. } => {
-            Effect::CreateOverlays { vm: job.vm, overlays: spec::overlays(state, paths, overlays) }
+            let overlays = spec::overlays(state, paths, overlays);
+            let snapshot = job.snapshot.and_then(|id| state.snapshots.get(&id));
+            let foundation = snapshot.map(|snapshot| spec::foundation(state, snapshot));
+            Effect::CreateOverlays { vm: job.vm, overlays, foundation }
         }
         Stage::Capturing(plan) => Effect::Capture {
             spec: spec::machine(state, vm(())?),
@@ -65,7 +69,7 @@ fn machine(state: &State, id: VmId) -> Result<&Vm, Failure> {
 
 fn launch(state: &State, vm: &Vm) -> Effect {
     let memory = vm.saved.and_then(|id| state.memories.get(&id));
-    let memory = memory.map(|memory| MemorySource { path: memory.path.clone(), machine: memory.machine.clone() });
+    let memory = memory.map(|memory| spec::memory_source(memory));
     Effect::Launch { spec: spec::machine(state, vm), memory }
 }
 
