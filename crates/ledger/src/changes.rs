@@ -7,9 +7,9 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use crate::id::{JobId, LayerId, SnapshotId, VmId};
+use crate::id::{JobId, LayerId, MemoryId, SnapshotId, VmId};
 use crate::job::Job;
-use crate::snapshot::{Layer, Snapshot};
+use crate::snapshot::{Layer, Memory, Snapshot};
 use crate::state::State;
 use crate::vm::Vm;
 
@@ -45,6 +45,11 @@ impl State {
     /// Layers that differ from `before`.
     pub fn changed_layers(&self, before: &State) -> Vec<Change<LayerId, Layer>> {
         changes(&before.layers, &self.layers)
+    }
+
+    /// Memory images that differ from `before`.
+    pub fn changed_memories(&self, before: &State) -> Vec<Change<MemoryId, Memory>> {
+        changes(&before.memories, &self.memories)
     }
 
     /// Jobs that differ from `before`.

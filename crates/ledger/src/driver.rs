@@ -60,6 +60,13 @@ pub struct Released {
     pub replies: Vec<(RequestId, Reply)>,
 }
 
+impl Step {
+    /// What exists once the commit is durable.
+    pub fn next(&self) -> &State {
+        &self.next
+    }
+}
+
 impl Driver {
     /// A driver for what the store holds. `paths` says where new files go.
     ///

@@ -26,6 +26,7 @@ pub mod event;
 pub mod failure;
 pub mod id;
 pub mod image_file;
+pub mod inventory;
 pub mod job;
 pub mod layers;
 pub mod paths;

@@ -174,6 +174,11 @@ fn diff_map<I: Ord + Copy, E: PartialEq + Serialize>(
     }
 }
 
+/// The record of an entity.
+pub(crate) fn stored<E: Serialize>(key: Key, entity: &E) -> Stored {
+    Stored { kind: key.kind().to_owned(), id: key.id(), body: encode(entity) }
+}
+
 fn encode<E: Serialize>(entity: &E) -> String {
     serde_json::to_string(&Envelope { version: FORMAT_VERSION, entity }).expect("entities have string keys only")
 }
