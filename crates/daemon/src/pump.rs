@@ -5,14 +5,15 @@
 //!  Executor ───────events─────▶├─▶ driver ─▶ store ─▶ driver ─▶ replies ──▶ Handle::submit
 //!  clock ──────────ticks──────▶┘  handle     commit   confirm └─▶ State ────▶ Handle::state
 //! ```
-//! One event at a time: decided, made durable on a thread that may block, then published, and only then effects begin
-//! and callers are answered. So a caller who has a reply finds what it speaks of in the state.
+//! One event at a time: decided, made durable on a thread that may block, written down beside the machine's files, then published, and
+//! only then effects begin and callers are answered. So a caller who has a reply finds what it speaks of in the state.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use host::executor::Executor;
+use host::inventory::Keeper;
 use ledger::driver::{Driver, Released, Step};
 use ledger::event::{Event, Observation, RequestId};
 use ledger::failure::{Failure, Kind};
@@ -95,6 +96,7 @@ impl Handle {
 pub struct Pump<S> {
     driver: Driver,
     store: S,
+    inventories: Keeper,
     executor: Executor,
     events: mpsc::UnboundedReceiver<Event>,
     requests: mpsc::Receiver<Submitted>,
@@ -110,6 +112,7 @@ impl<S: Store + 'static> Pump<S> {
     /// When the store cannot be read or what it holds cannot be understood.
     pub async fn start(
         mut store: S,
+        inventories: Keeper,
         paths: ledger::paths::Paths,
         executor: Executor,
         events: mpsc::UnboundedReceiver<Event>,
@@ -123,6 +126,7 @@ impl<S: Store + 'static> Pump<S> {
         let mut pump = Self {
             driver,
             store,
+            inventories,
             executor,
             events,
             requests: incoming,
@@ -193,6 +197,9 @@ impl<S: Store + 'static> Pump<S> {
         }
         let task = tokio::task::spawn_blocking(move || {
             let durable = step.commit.as_ref().map_or(Ok(()), |commit| self.store.commit(commit));
+            if durable.is_ok() {
+                self.inventories.keep(self.driver.state(), step.next());
+            }
             (self, step, durable)
         });
         match task.await {
@@ -298,6 +305,11 @@ mod tests {
         assert!(world.handle.state().jobs.contains_key(&id), "a caller finds what the reply speaks of");
         assert_eq!(end_of(&world.handle, id).await, JobState::Completed);
         let before = world.handle.state();
+        let vm = before.vms.values().next().unwrap().id;
+        let (data, run) = (world.directory.path().join("data"), world.directory.path().join("run"));
+        let layout = host::layout::Layout::new(&data, &run, host::account::Accounts::Own).unwrap();
+        let described = host::inventory::read(&layout.inventory(vm)).unwrap();
+        assert_eq!(Some(described.inventory.records), ledger::inventory::of(&before, vm).map(|it| it.records));
         world.end().await;
 
         let world = World::start(store).await;

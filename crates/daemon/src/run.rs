@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use host::capability::{self, CapabilityError, Tools, UefiFiles, Wishes};
 use host::executor::{Executor, Setup};
+use host::inventory::Keeper;
 use host::layout::{Layout, LayoutError};
+use host::sealer;
 use host::store_sqlite::{OpenError, SqliteStore};
 use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -123,7 +125,11 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     let (outcomes, events) = mpsc::unbounded_channel();
     let executor = Executor::new(Setup { layout: layout.clone(), tools }, outcomes);
     let paths = ledger::paths::Paths::new(layout.data());
-    let (pump, handle) = Pump::start(store, paths, executor.clone(), events).await?;
+    let inventories = Keeper::new(layout.clone());
+    let (pump, handle) = Pump::start(store, inventories.clone(), paths, executor.clone(), events).await?;
+    let found = handle.state();
+    tokio::task::spawn_blocking(move || inventories.reconcile(&found));
+    tokio::spawn(sealer::run(executor.clone(), handle.states()));
     let (stop_pump, pump_stopping) = watch::channel(false);
     let pump = tokio::spawn(pump.run(pump_stopping));
 

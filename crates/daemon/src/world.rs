@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use host::capability::Tools;
 use host::executor::{Executor, Setup};
+use host::inventory::Keeper;
 use host::layout::Layout;
 use ledger::paths::Paths;
 use ledger::record::{Commit, Store, StoreError, Stored};
@@ -75,8 +76,9 @@ impl World {
         layout.create().unwrap();
         let paths = Paths::new(layout.data());
         let (outcomes, events) = mpsc::unbounded_channel();
+        let inventories = Keeper::new(layout.clone());
         let executor = Executor::new(Setup { layout, tools: no_tools() }, outcomes);
-        let (pump, handle) = Pump::start(store, paths, executor.clone(), events).await.unwrap();
+        let (pump, handle) = Pump::start(store, inventories, paths, executor.clone(), events).await.unwrap();
         let (stop, stopping) = watch::channel(false);
         Self { directory, handle, executor, stop, pump: tokio::spawn(pump.run(stopping)) }
     }

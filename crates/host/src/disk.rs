@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use ledger::effect::{Image, Overlay};
+use ledger::effect::{Foundation, Image, MachineSpec, MemorySource, Overlay};
 use ledger::event::Outcome;
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
@@ -20,6 +20,7 @@ use crate::fault;
 use crate::hands::{allocated, sync_directory_of, sync_file};
 use crate::layout::Layout;
 use crate::lent;
+use crate::seal::{Damage, Depth, Sealed, Seals};
 use crate::spec::{self, no_uefi};
 
 /// Space left alone: an overlay needs 256 KiB at first, and a guest that runs on needs room for what it writes while
@@ -41,10 +42,22 @@ pub async fn prepare_vm(attempt: &Attempt, vm: VmId, nvram: Option<Image>) -> En
     .await
 }
 
-/// Makes overlay files anew. What lies below them is on stable storage afterwards.
-pub async fn create_overlays(attempt: &Attempt, vm: VmId, overlays: Vec<Overlay>) -> Ending {
+/// Makes overlay files anew. What lies below them is on stable storage afterwards, and for an apply known to be undamaged before.
+pub async fn create_overlays(
+    attempt: &Attempt,
+    vm: VmId,
+    overlays: Vec<Overlay>,
+    foundation: Option<Foundation>,
+) -> Ending {
     let layout = attempt.layout().clone();
+    let seals = attempt.bench.seals.clone();
     blocking(move || {
+        if let Some(Foundation { chains, memory }) = foundation {
+            let layers = chains.iter().flat_map(|chain| &chain.images).map(Sealed::of);
+            let things: Vec<Sealed> = layers.chain(memory.as_ref().and_then(sealed_memory)).collect();
+            let verified = seals.verify(vm, &things, Depth::Quick);
+            verified.map_err(|damage| fault::damage("the snapshot cannot be applied", &damage))?;
+        }
         layout.create_vm(vm)?;
         require_space(&layout.vm(vm), 0, "a new layer")?;
         let account = layout.account_of(vm);
@@ -95,6 +108,30 @@ pub async fn delete(attempt: &Attempt, paths: Vec<PathBuf>) -> Ending {
         Ok(Outcome::Done)
     })
     .await
+}
+
+/// Refuses to start a machine on files that are not as they were: all that lies below the live tops, and saved memory. Blocks.
+///
+/// # Errors
+/// Names the file.
+pub fn require_undamaged(seals: &Seals, spec: &MachineSpec, memory: Option<&MemorySource>) -> Result<(), Failure> {
+    for chain in &spec.chains {
+        let missing = chain.images.first().filter(|top| !top.path.exists());
+        if let Some(top) = missing {
+            let damage = Damage::Missing(top.path.clone());
+            return Err(fault::damage(&format!("{} cannot be started", spec.name), &damage));
+        }
+    }
+    let frozen = spec.chains.iter().flat_map(|chain| chain.images.iter().skip(1)).map(Sealed::of);
+    let things: Vec<Sealed> = frozen.chain(memory.and_then(sealed_memory)).collect();
+    let verified = seals.verify(spec.vm, &things, Depth::Quick);
+    verified.map_err(|damage| fault::damage(&format!("{} cannot be started", spec.name), &damage))
+}
+
+/// A memory image is named after its directory.
+fn sealed_memory(source: &MemorySource) -> Option<Sealed> {
+    let id = source.path.file_name()?.to_str()?.parse().ok()?;
+    Some(Sealed::Memory(id, source.path.clone()))
 }
 
 /// Gives saved memory to the machine's account, which may be another one than when it was saved.

@@ -19,6 +19,7 @@ use crate::cancel::{self, Cancel, Canceller};
 use crate::capability::Tools;
 use crate::layout::Layout;
 use crate::machines::Machines;
+use crate::seal::Seals;
 use crate::{control, disk, images, inspect, launch, merge, moment};
 
 /// What the executor works with.
@@ -47,6 +48,7 @@ struct Inner {
 pub(crate) struct Bench {
     pub(crate) setup: Setup,
     pub(crate) machines: Machines,
+    pub(crate) seals: Seals,
     pub(crate) events: mpsc::UnboundedSender<Event>,
 }
 
@@ -65,8 +67,9 @@ impl Executor {
     /// An executor that reports to `events`. Needs a running tokio runtime.
     pub fn new(setup: Setup, events: mpsc::UnboundedSender<Event>) -> Self {
         let machines = Machines::new(setup.layout.clone(), events.clone());
+        let seals = Seals::new(setup.layout.clone());
         Self(Arc::new(Inner {
-            hands: Arc::new(Bench { setup, machines, events }),
+            hands: Arc::new(Bench { setup, machines, seals, events }),
             attempts: Mutex::new(HashMap::new()),
             count: watch::Sender::new(0),
         }))
@@ -113,6 +116,16 @@ impl Executor {
         let _ = self.0.count.subscribe().wait_for(|count| *count == 0).await;
     }
 
+    /// Whether no effect is under way.
+    pub fn is_idle(&self) -> bool {
+        *self.0.count.borrow() == 0
+    }
+
+    /// The seals of frozen files.
+    pub fn seals(&self) -> &Seals {
+        &self.0.hands.seals
+    }
+
     pub(crate) fn bench(&self) -> Arc<Bench> {
         Arc::clone(&self.0.hands)
     }
@@ -131,7 +144,9 @@ impl Attempt {
         match effect {
             Effect::PrepareVm { vm, nvram } => disk::prepare_vm(&self, vm, nvram).await,
             Effect::InspectImage { path, format } => inspect::inspect(&self, path, format).await,
-            Effect::CreateOverlays { vm, overlays } => disk::create_overlays(&self, vm, overlays).await,
+            Effect::CreateOverlays { vm, overlays, foundation } => {
+                disk::create_overlays(&self, vm, overlays, foundation).await
+            }
             Effect::Capture { spec, overlays, memory, resume } => {
                 moment::capture(&self, spec, overlays, memory, resume).await
             }

@@ -12,6 +12,7 @@ use crate::account::AccessError;
 use crate::layout::LayoutError;
 use crate::process::{SpawnError, StartError};
 use crate::qmp_socket::MonitorError;
+use crate::seal::Damage;
 
 /// The failure of doing `what` (such as "write") with `path`.
 pub fn file(what: &str, path: &Path, error: &io::Error) -> Failure {
@@ -25,6 +26,13 @@ pub fn file(what: &str, path: &Path, error: &io::Error) -> Failure {
         }
         _ => failure,
     }
+}
+
+/// A file is not as it was, so `what` cannot be.
+pub fn damage(what: &str, damage: &Damage) -> Failure {
+    Failure::new(Kind::Failed, format!("{what}: {damage}")).hint(
+        "put the file back from a backup, or apply another snapshot; `snapvisor check` on the host lists what else it concerns",
+    )
 }
 
 /// What kind of failure an operating system error is.

@@ -33,6 +33,21 @@ impl FileStorage {
         Ok(Self { file, path: path.to_owned() })
     }
 
+    /// Opens `path` to be looked at.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn read_only(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { file: File::open(path)?, path: path.to_owned() })
+    }
+
+    /// Lets the system use the memory that a range is cached in for something else: it was read once and will not be soon.
+    pub fn forget_cached(&self, range: Range<u64>) {
+        let length = std::num::NonZeroU64::new(range.end.saturating_sub(range.start));
+        // Advice; a file system that does not take it is none the worse.
+        let _ = rustix::fs::fadvise(&self.file, range.start, length, rustix::fs::Advice::DontNeed);
+    }
+
     fn failed(&self, what: &str, error: impl Into<std::io::Error>) -> StorageError {
         StorageError(format!("could not {what} {}: {}", self.path.display(), error.into()))
     }

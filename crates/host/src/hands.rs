@@ -135,6 +135,16 @@ pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Puts a whole new file in the place of `path`, beside the old one first, so that there is a whole one at any time.
+/// Its directory is not synchronised.
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("draft");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    io::Write::write_all(&mut file, content)?;
+    file.sync_data()?;
+    fs::rename(draft, path)
+}
+
 /// Bytes a file takes on disk.
 pub fn allocated(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;

@@ -4,10 +4,9 @@
 //! the id of that boot it is not. We hold processes by pidfd (pidfd_open(2), Linux 5.3): a signal through it reaches
 //! the process it was opened for or nobody, and it becomes readable when that process ends, whoever its parent is.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,6 +15,8 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::hands::replace_file;
 
 /// Names one process for good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,11 +63,7 @@ impl Identity {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let draft = path.with_extension("draft");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(serde_json::to_string(self)?.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(draft, path)
+        replace_file(path, serde_json::to_string(self)?.as_bytes())
     }
 
     /// What an earlier daemon wrote down. `None` if it wrote nothing, or nothing readable.

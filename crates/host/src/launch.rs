@@ -13,7 +13,6 @@
 //! The guest is let run by an order of its own, when the ledger has on record that it will. The record of how the process
 //! was built is written before: a later daemon can always tell.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ledger::effect::{MachineSpec, MemorySource};
@@ -50,7 +49,7 @@ pub async fn launch(attempt: &Attempt, spec: MachineSpec, memory: Option<MemoryS
     // The path of a serial port: in no other command line, and not changed by anything.
     process::end_strays(&format!("path={},", attempt.layout().com1(spec.vm).display())).await;
     let saved = memory.map(|source| SavedMachine::decode(&source).map(|saved| (source, saved))).transpose()?;
-    let account = prepare(attempt, &spec, saved.as_ref().map(|(source, _)| source.path.clone())).await?;
+    let account = prepare(attempt, &spec, saved.as_ref().map(|(source, _)| source.clone())).await?;
     attempt.progress(0, 3, "starting the emulator");
     let build = Build {
         platform: saved.as_ref().map_or(&attempt.tools().platform, |(_, saved)| &saved.platform).clone(),
@@ -106,11 +105,16 @@ async fn adopt(attempt: &Attempt, spec: &MachineSpec) -> Result<bool, Failure> {
     }
 }
 
-/// Directories, and rights for the account that the emulator is to run under.
-async fn prepare(attempt: &Attempt, spec: &MachineSpec, memory: Option<PathBuf>) -> Result<Option<Account>, Failure> {
-    let (layout, spec) = (attempt.layout().clone(), spec.clone());
+/// Directories, files that are as they were, and rights for the account that the emulator is to run under.
+async fn prepare(
+    attempt: &Attempt,
+    spec: &MachineSpec,
+    memory: Option<MemorySource>,
+) -> Result<Option<Account>, Failure> {
+    let (layout, seals, spec) = (attempt.layout().clone(), attempt.bench.seals.clone(), spec.clone());
     let work = move || {
         let account = layout.settle_vm(spec.vm)?;
+        disk::require_undamaged(&seals, &spec, memory.as_ref())?;
         disk::hand_over_images(&layout, spec.vm, account, spec.chains.iter().flat_map(|chain| &chain.images))?;
         if let Some(account) = account {
             for nic in &spec.nics {
@@ -119,8 +123,8 @@ async fn prepare(attempt: &Attempt, spec: &MachineSpec, memory: Option<PathBuf>)
                 }
             }
         }
-        if let Some(directory) = memory {
-            disk::hand_over_memory(&layout, account, &directory)?;
+        if let Some(source) = memory {
+            disk::hand_over_memory(&layout, account, &source.path)?;
         }
         Ok(account)
     };

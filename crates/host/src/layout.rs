@@ -2,11 +2,15 @@
 //!
 //! ```text
 //! <data>/snapvisor.sqlite          what exists                        (crate::store_sqlite)
+//! <data>/revision                  how far the store has been, should an older copy of it be put back
 //! <data>/lock                      held by the one daemon that may write
+//! <data>/set-aside/                what a repair moved out of the way, by the time it did
 //! <data>/vms/<VM>/                 its group is the machine's user id (crate::account)
 //! <data>/vms/<VM>/disks/           layers; the ledger chooses the names
 //! <data>/vms/<VM>/memory/          saved memory, one directory each
 //! <data>/vms/<VM>/lent.json        whose images the machine has       (crate::lent)
+//! <data>/vms/<VM>/seals/           how frozen files must be           (crate::seal)
+//! <data>/vms/<VM>/inventory.jsonl  what the machine consists of       (crate::inventory)
 //! <run>/<VM>/qmp                   the machine's monitor, a UNIX socket
 //! <run>/<VM>/process.json          which process it is                (crate::identity)
 //! <run>/<VM>/build.json            how it was built                   (crate::machines)
@@ -215,6 +219,26 @@ impl Layout {
     /// The store's file.
     pub fn database(&self) -> PathBuf {
         self.data.join("snapvisor.sqlite")
+    }
+
+    /// The revision that the store has been at.
+    pub fn revision(&self) -> PathBuf {
+        self.data.join("revision")
+    }
+
+    /// Where repairs put what nobody refers to.
+    pub fn set_aside(&self) -> PathBuf {
+        self.data.join("set-aside")
+    }
+
+    /// What a machine consists of, for the day when the store is lost.
+    pub fn inventory(&self, vm: VmId) -> PathBuf {
+        self.vm(vm).join("inventory.jsonl")
+    }
+
+    /// Seals of a machine's frozen files.
+    pub fn seals(&self, vm: VmId) -> PathBuf {
+        self.vm(vm).join("seals")
     }
 
     /// Monitor socket of an emulator that is only asked what it can do.

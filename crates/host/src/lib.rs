@@ -20,14 +20,18 @@ pub mod capability;
 pub mod drive;
 pub mod executor;
 pub mod identity;
+pub mod inventory;
 pub mod layout;
 pub mod machines;
 pub mod process;
 pub mod qmp_socket;
+pub mod seal;
+pub mod sealer;
 pub mod store_sqlite;
 
 mod ask;
 mod cancel;
+mod checked;
 mod control;
 mod disk;
 mod fault;

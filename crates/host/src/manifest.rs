@@ -4,8 +4,6 @@
 //! overlays, so that it may be tried without harm.
 
 use std::fmt::Write;
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use ledger::effect::{Chain, MachineSpec};
@@ -17,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::capability::Tools;
 use crate::fault;
+use crate::hands::replace_file;
 use crate::screen;
 use crate::spec::{self, SavedMachine, Surroundings};
 
@@ -44,19 +43,9 @@ pub fn write(
     let script = script(directory, spec, saved, tools)?;
     for (name, text) in [(MANIFEST, manifest), (SCRIPT, script)] {
         let path = directory.join(name);
-        write_durably(&path, &text).map_err(|error| fault::file("write", &path, &error))?;
+        replace_file(&path, text.as_bytes()).map_err(|error| fault::file("write", &path, &error))?;
     }
     Ok(())
-}
-
-fn write_durably(path: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    // Beside the old text and then in its place, so that there is always a whole one.
-    let new = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    io::Write::write_all(&mut file, text.as_bytes())?;
-    file.sync_data()?;
-    fs::rename(new, path)
 }
 
 fn manifest(directory: &Path, spec: &MachineSpec, saved: &SavedMachine, moment_us: u64) -> Value {

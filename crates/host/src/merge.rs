@@ -34,6 +34,10 @@ const FINISHING_TRIES: u32 = 3;
 
 /// Makes one layer of two.
 pub async fn merge(attempt: &Attempt, vm: VmId, order: MergeOrder, live: bool) -> Ending {
+    let (seals, files) = (attempt.bench.seals.clone(), order.clone());
+    let broken = tokio::task::spawn_blocking(move || seals.break_for(vm, &files)).await;
+    // Until the end of this attempt: what a merge is changing must not be sealed.
+    let _broken = broken.map_err(|error| fault::task(&error)).and_then(|broken| broken)?;
     let merged = if live { in_machine(attempt, vm, &order).await? } else { elsewhere(attempt, vm, &order).await? };
     Ok(Outcome::Merged { stopped: merged.stopped })
 }

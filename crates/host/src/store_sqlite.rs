@@ -6,25 +6,35 @@
 //! ```
 //! A commit is one transaction: the revision is compared, the records are written, the revision grows. Write-ahead
 //! logging with `synchronous=FULL` makes SQLite call `fsync` on the log before a transaction counts, so what is
-//! confirmed survives a power cut (SQLite documentation, "PRAGMA synchronous"). The lock is `flock` on a file beside
+//! confirmed survives a power cut (SQLite documentation, "PRAGMA synchronous"). Each record has a sum, because SQLite notices damage to its
+//! own structure only. A file beside the database keeps the highest revision there ever was, so that an older copy put in the
+//! place of the database is noticed before anything is done by it: it would take layers for live on which newer snapshots rest.
+//! The lock is `flock` on a file beside
 //! the database: the kernel gives it back when the daemon dies, however it dies. A daemon that dies while it starts a
 //! process leaves a copy of itself that is about to become that process and shares the lock until then. So the lock is waited
 //! for a little, and who has it knows that no such copy is left.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ledger::record::{Commit, Store, StoreError, Stored};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use ledger::record::{self, Commit, Store, StoreError, Stored};
+use ledger::state::State;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use rustix::fs::FlockOperation;
 
+use crate::checked;
+use crate::hands::sync_directory_of;
+use crate::inventory;
 use crate::layout::Layout;
 
-/// Version of the tables below, in SQLite's `user_version`. The bodies have a version of their own.
-const SCHEMA_VERSION: i64 = 1;
+/// Version of the tables below, in SQLite's `user_version`. The bodies have a version of their own. 2: bodies have a sum in front.
+const SCHEMA_VERSION: i64 = 2;
+
+/// Digits of the highest revision in its file, which is written in place: always as many, so that it is never torn.
+const REVISION_DIGITS: usize = 20;
 
 /// How long the lock is waited for: copies of a dead daemon live for milliseconds, on a busy machine for some more.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -42,6 +52,8 @@ const SCHEMA: &str = "
 #[derive(Debug)]
 pub struct SqliteStore {
     connection: Connection,
+    /// Keeps the highest revision.
+    mark: File,
     /// Held for its lock.
     _lock: File,
 }
@@ -77,8 +89,35 @@ pub enum OpenError {
         /// Its version.
         found: i64,
     },
+    /// The database is gone, and machines are there.
+    #[error(
+        "{path} is missing, but {machines} machines in the data directory describe themselves: put it back, or run \
+         `snapvisor recover` to put the machines on record again"
+    )]
+    Lost {
+        /// The database.
+        path: PathBuf,
+        /// How many inventories there are.
+        machines: usize,
+    },
+    /// Somebody put an older copy in its place.
+    #[error(
+        "{path} is of revision {found}, and revision {mark} has been reached before: it is an older copy. Starting from it could \
+         harm snapshots taken since. Put the newest one back, or run `snapvisor recover`, which takes from each machine's own \
+         directory what is newer"
+    )]
+    Stale {
+        /// The database.
+        path: PathBuf,
+        /// Its revision.
+        found: u64,
+        /// The highest one that there was.
+        mark: u64,
+    },
     /// SQLite refused.
-    #[error("could not open the state store {path}: {source}")]
+    #[error(
+        "could not open the state store {path}: {source}; if the file is damaged, `snapvisor recover` puts the machines on record again"
+    )]
     Sqlite {
         /// The database.
         path: PathBuf,
@@ -96,6 +135,11 @@ impl SqliteStore {
         let lock = take_lock(&layout.lock(), layout.data())?;
         let path = layout.database();
         let wrap = |source| OpenError::Sqlite { path: path.clone(), source };
+        let is_new = fs::metadata(&path).map_or(true, |meta| meta.len() == 0);
+        let described = if is_new { inventory::read_all(layout).0.len() } else { 0 };
+        if described > 0 {
+            return Err(OpenError::Lost { path, machines: described });
+        }
         create_private(&path).map_err(|source| OpenError::Lock { path: path.clone(), source })?;
         let mut connection = Connection::open(&path).map_err(wrap)?;
         configure(&connection).map_err(wrap)?;
@@ -103,55 +147,161 @@ impl SqliteStore {
         if found > SCHEMA_VERSION {
             return Err(OpenError::TooNew { path, found });
         }
-        Ok(Self { connection, _lock: lock })
+        let lock_error = |source| OpenError::Lock { path: layout.revision(), source };
+        let mark = create_private(&layout.revision()).map_err(lock_error)?;
+        let store = Self { connection, mark, _lock: lock };
+        let revision = store.revision().map_err(wrap)?;
+        match store.read_mark() {
+            Some(mark) if mark > revision => Err(OpenError::Stale { path, found: revision, mark }),
+            _ => Ok(store),
+        }
     }
 
-    fn read_all(&mut self) -> rusqlite::Result<(u64, Vec<Stored>)> {
-        let transaction = self.connection.transaction()?;
-        let revision = read_revision(&transaction)?;
-        // In the order in which they lie in the file: to sort them would mean to look each of them up.
-        let mut statement = transaction.prepare("SELECT kind, id, body FROM record")?;
-        let rows =
-            statement.query_map((), |row| Ok(Stored { kind: row.get(0)?, id: row.get(1)?, body: row.get(2)? }))?;
-        let records = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-        Ok((revision, records))
+    /// What is stored, read beside a daemon that may be at work. `None` if there is no database.
+    ///
+    /// # Errors
+    /// When it cannot be read, and what SQLite finds wrong with it.
+    pub fn look(layout: &Layout) -> Result<Option<(u64, Vec<Stored>)>, StoreError> {
+        let path = layout.database();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(&path, flags).map_err(failed)?;
+        connection.busy_timeout(LOCK_PATIENCE).map_err(failed)?;
+        let found: String = connection.query_row("PRAGMA integrity_check(1)", (), |row| row.get(0)).map_err(failed)?;
+        if found != "ok" {
+            return Err(StoreError::Failed(found));
+        }
+        let found = read_all(&mut connection).map_err(failed)?;
+        Ok(Some(checked_records(found)?))
     }
 
-    /// The revision found, if it is not the expected one; then nothing was written.
-    fn write(&mut self, commit: &Commit) -> rusqlite::Result<Option<u64>> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found = read_revision(&transaction)?;
-        if found != commit.expected_revision {
-            return Ok(Some(found));
+    /// Makes a database of its own for what was recovered, in the place of the present one, which is moved aside. The lock must be held.
+    ///
+    /// # Errors
+    /// When a file cannot be moved or written. The old database is where it was, or in `aside`.
+    pub fn replace(layout: &Layout, lock: &DataLock, aside: &Path, state: &State) -> Result<(), StoreError> {
+        let _ = lock;
+        let io = |source: std::io::Error| StoreError::Failed(source.to_string());
+        let draft = layout.database().with_extension("draft");
+        for name in with_logs(&draft) {
+            remove_if_there(&name).map_err(io)?;
         }
-        for change in &commit.changes {
-            let (kind, id) = (change.key.kind(), change.key.id());
-            match &change.body {
-                Some(body) => transaction
-                    .prepare_cached("INSERT OR REPLACE INTO record (kind, id, body) VALUES (?1, ?2, ?3)")?
-                    .execute((kind, id, body))?,
-                None => {
-                    transaction.prepare_cached("DELETE FROM record WHERE kind = ?1 AND id = ?2")?.execute((kind, id))?
-                }
-            };
+        create_private(&draft).map_err(io)?;
+        let mut connection = Connection::open(&draft).map_err(failed)?;
+        configure(&connection).map_err(failed)?;
+        migrate(&mut connection).map_err(failed)?;
+        if let Some(commit) = record::difference(&State::default(), state) {
+            let transaction = connection.transaction().map_err(failed)?;
+            transaction.execute("UPDATE revision SET number = ?1", [revision_of(state)]).map_err(failed)?;
+            write_changes(&transaction, &commit).map_err(failed)?;
+            transaction.commit().map_err(failed)?;
         }
-        transaction.execute("UPDATE revision SET number = number + 1", ())?;
-        transaction.commit()?;
-        Ok(None)
+        // Nothing is left in a log that the renamed file would miss.
+        connection.pragma_update(None, "journal_mode", "delete").map_err(failed)?;
+        drop(connection);
+        for name in with_logs(&layout.database()) {
+            if let (true, Some(file)) = (name.exists(), name.file_name()) {
+                fs::create_dir_all(aside).and_then(|()| fs::rename(&name, aside.join(file))).map_err(io)?;
+            }
+        }
+        fs::rename(&draft, layout.database()).map_err(io)?;
+        remove_if_there(&layout.revision()).map_err(io)?;
+        sync_directory_of(&layout.database()).map_err(io)
+    }
+
+    fn revision(&self) -> rusqlite::Result<u64> {
+        self.connection.query_row("SELECT number FROM revision", (), |row| row.get(0)).and_then(|number: i64| {
+            u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, number))
+        })
+    }
+
+    /// One that cannot be understood says nothing: it was written and not yet synced when the power failed.
+    fn read_mark(&self) -> Option<u64> {
+        let mut bytes = [0; REVISION_DIGITS];
+        self.mark.read_exact_at(&mut bytes, 0).ok()?;
+        std::str::from_utf8(&bytes).ok()?.parse().ok()
+    }
+
+    /// Not synchronised: after a power cut it may be behind the store, which only means that it notices less.
+    fn write_mark(&self, revision: u64) {
+        let text = format!("{revision:0width$}\n", width = REVISION_DIGITS);
+        if let Err(error) = self.mark.write_all_at(text.as_bytes(), 0) {
+            tracing::warn!(%error, "the highest revision could not be written down");
+        }
     }
 }
 
 impl Store for SqliteStore {
     fn load(&mut self) -> Result<(u64, Vec<Stored>), StoreError> {
-        self.read_all().map_err(failed)
+        checked_records(read_all(&mut self.connection).map_err(failed)?)
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        match self.write(commit).map_err(failed)? {
-            None => Ok(()),
+        match write(&mut self.connection, commit).map_err(failed)? {
+            None => {
+                self.write_mark(commit.expected_revision + 1);
+                Ok(())
+            }
             Some(found) => Err(StoreError::Conflict { expected: commit.expected_revision, found }),
         }
     }
+}
+
+fn read_all(connection: &mut Connection) -> rusqlite::Result<(u64, Vec<Stored>)> {
+    let transaction = connection.transaction()?;
+    let revision = read_revision(&transaction)?;
+    // In the order in which they lie in the file: to sort them would mean to look each of them up.
+    let mut statement = transaction.prepare("SELECT kind, id, body FROM record")?;
+    let rows = statement.query_map((), |row| Ok(Stored { kind: row.get(0)?, id: row.get(1)?, body: row.get(2)? }))?;
+    let records = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok((revision, records))
+}
+
+/// Takes the sums off.
+fn checked_records((revision, mut records): (u64, Vec<Stored>)) -> Result<(u64, Vec<Stored>), StoreError> {
+    for record in &mut records {
+        match checked::read(&record.body) {
+            Some(body) => record.body = body.to_owned(),
+            // Written before there were sums.
+            None if !checked::has_form(&record.body) => {}
+            None => {
+                let Stored { kind, id, .. } = record;
+                let advice = "`snapvisor check` tells more, `snapvisor recover` puts the machines on record again";
+                return Err(StoreError::Failed(format!("the record {kind} {id} is damaged: {advice}")));
+            }
+        }
+    }
+    Ok((revision, records))
+}
+
+/// The revision found, if it is not the expected one; then nothing was written.
+fn write(connection: &mut Connection, commit: &Commit) -> rusqlite::Result<Option<u64>> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = read_revision(&transaction)?;
+    if found != commit.expected_revision {
+        return Ok(Some(found));
+    }
+    write_changes(&transaction, commit)?;
+    transaction.execute("UPDATE revision SET number = number + 1", ())?;
+    transaction.commit()?;
+    Ok(None)
+}
+
+fn write_changes(transaction: &Transaction<'_>, commit: &Commit) -> rusqlite::Result<()> {
+    for change in &commit.changes {
+        let (kind, id) = (change.key.kind(), change.key.id());
+        match &change.body {
+            Some(body) => transaction
+                .prepare_cached("INSERT OR REPLACE INTO record (kind, id, body) VALUES (?1, ?2, ?3)")?
+                .execute((kind, id, checked::line(body)))?,
+            None => {
+                transaction.prepare_cached("DELETE FROM record WHERE kind = ?1 AND id = ?2")?.execute((kind, id))?
+            }
+        };
+    }
+    Ok(())
 }
 
 fn failed(error: rusqlite::Error) -> StoreError {
@@ -175,6 +325,12 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<i64> {
     let found: Option<i64> =
         transaction.query_row("SELECT user_version FROM pragma_user_version", (), |row| row.get(0)).optional()?;
     match found {
+        // Bodies without a sum are read, and get one when they change.
+        Some(1) => {
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            transaction.commit()?;
+            Ok(SCHEMA_VERSION)
+        }
         Some(version) if version > 0 => Ok(version),
         _ => {
             transaction.execute_batch(SCHEMA)?;
@@ -183,6 +339,40 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<i64> {
             Ok(SCHEMA_VERSION)
         }
     }
+}
+
+/// The lock of a data directory, for work that must not meet a daemon.
+#[derive(Debug)]
+pub struct DataLock {
+    /// Held for its lock.
+    _file: File,
+}
+
+impl DataLock {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// When a daemon is at work.
+    pub fn take(layout: &Layout) -> Result<Self, OpenError> {
+        Ok(Self { _file: take_lock(&layout.lock(), layout.data())? })
+    }
+}
+
+/// A database and the files that SQLite keeps beside it.
+fn with_logs(path: &Path) -> Vec<PathBuf> {
+    ["", "-wal", "-shm"].iter().map(|suffix| format!("{}{suffix}", path.display()).into()).collect()
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn revision_of(state: &State) -> i64 {
+    // The store counts commits: no daemon lives long enough for more than fit.
+    i64::try_from(state.revision).unwrap_or(i64::MAX)
 }
 
 fn take_lock(path: &Path, directory: &Path) -> Result<File, OpenError> {
@@ -287,6 +477,62 @@ mod tests {
         assert!(text.contains(&format!("the daemon with process id {}:", std::process::id())), "{text}");
         drop(first);
         SqliteStore::open(&layout).unwrap();
+    }
+
+    fn commit(revision: u64) -> Commit {
+        Commit { expected_revision: revision, changes: vec![put(Key::Vm(VmId(Uuid::from_u128(1))), "{\"one\": 1}")] }
+    }
+
+    #[test]
+    fn a_record_with_a_flipped_bit_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path());
+        let mut store = SqliteStore::open(&layout).unwrap();
+        store.commit(&commit(0)).unwrap();
+        let flip = "UPDATE record SET body = replace(body, '1}', '3}')";
+        store.connection.execute(flip, ()).unwrap();
+        let expected = expect![
+            "the state store failed: the record vm 00000000-0000-0000-0000-000000000001 is damaged: `snapvisor check` tells more, `snapvisor recover` puts the machines on record again"
+        ];
+        expected.assert_eq(&store.load().unwrap_err().to_string());
+        expected.assert_eq(&SqliteStore::look(&layout).unwrap_err().to_string());
+        // One without a sum is of an older program.
+        store.connection.execute("UPDATE record SET body = '{}'", ()).unwrap();
+        assert_eq!(store.load().unwrap().1[0].body, "{}");
+        assert_eq!(SqliteStore::look(&layout).unwrap().unwrap().1[0].body, "{}");
+    }
+
+    #[test]
+    fn an_older_copy_of_the_database_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path());
+        let mut store = SqliteStore::open(&layout).unwrap();
+        store.commit(&commit(0)).unwrap();
+        drop(store);
+        let copy = root.path().join("copy");
+        fs::copy(layout.database(), &copy).unwrap();
+        let mut store = SqliteStore::open(&layout).unwrap();
+        store.commit(&commit(1)).unwrap();
+        drop(store);
+        fs::copy(&copy, layout.database()).unwrap();
+        assert!(matches!(SqliteStore::open(&layout), Err(OpenError::Stale { found: 1, mark: 2, .. })));
+        // A mark that the power cut tore says nothing.
+        fs::write(layout.revision(), "000").unwrap();
+        SqliteStore::open(&layout).unwrap();
+    }
+
+    #[test]
+    fn a_lost_database_is_not_begun_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = layout(root.path());
+        let vm = VmId(Uuid::from_u128(1));
+        layout.create_vm(vm).unwrap();
+        fs::write(layout.inventory(vm), "").unwrap();
+        drop(SqliteStore::open(&layout).unwrap());
+        fs::remove_file(layout.database()).unwrap();
+        let head = checked::line(&format!(r#"{{"version":1,"vm":"{vm}","revision":1,"records":0}}"#));
+        fs::write(layout.inventory(vm), head).unwrap();
+        assert!(matches!(SqliteStore::open(&layout), Err(OpenError::Lost { machines: 1, .. })));
     }
 
     /// A process that inherited the lock, as one does between its fork and its exec, outlives the daemon by a moment.

@@ -3,6 +3,8 @@
 //! Reading the header ourselves means that no image is ever probed by a process that could open what it names. Writing it
 //! means that a new overlay costs one small write instead of a process. Source: QEMU `docs/interop/qcow2.txt`.
 
+use std::ops::Range;
+
 use crate::graph::Format;
 
 /// Bytes that hold every header we accept: QEMU keeps header, extensions and backing name in the first cluster of 64 KiB, and
@@ -30,6 +32,8 @@ pub struct Header {
     pub encrypted: bool,
     /// Features without which it must not be opened.
     pub incompatible: u64,
+    /// Where the level 1 table lies in the file. Not checked: a damaged header may name any place.
+    pub level1: Range<u64>,
 }
 
 /// Incompatible feature: reference counts may be stale, to be repaired on opening.
@@ -105,6 +109,7 @@ impl Header {
             snapshots: u32_at(bytes, 60)?,
             encrypted: u32_at(bytes, 32)? != 0,
             incompatible,
+            level1: read_level1(bytes)?,
         })
     }
 
@@ -219,6 +224,11 @@ fn header_bytes(size: u64, level1_entries: u32, backing: Option<Backing<'_>>) ->
     Ok(bytes)
 }
 
+fn read_level1(bytes: &[u8]) -> Result<Range<u64>, Qcow2Error> {
+    let (entries, offset) = (u32_at(bytes, 36)?, u64_at(bytes, 40)?);
+    Ok(offset..offset.saturating_add(u64::from(entries) * 8))
+}
+
 fn read_backing_file(bytes: &[u8]) -> Result<Option<String>, Qcow2Error> {
     let offset = u64_at(bytes, 8)?;
     if offset == 0 {
@@ -279,6 +289,7 @@ mod tests {
         assert_eq!(header.backing_file.as_deref(), Some("/disks/base,1.raw"));
         assert_eq!(header.backing_format.as_deref(), Some("raw"));
         assert_eq!((header.version, header.size, header.cluster_size), (3, 1 << 30, 65536));
+        assert_eq!(header.level1, 3 * 65536..3 * 65536 + 2 * 8);
         assert_eq!(header.require_plain(), Ok(()));
     }
 
