@@ -18,7 +18,7 @@ use crate::audit::{Audit, Record};
 use crate::config::{Accelerator, Config, ConfigError, DiskIo};
 use crate::door::{self, DoorError};
 use crate::listen::ListenError;
-use crate::pump::{Pump, StartError};
+use crate::pump::{Handle, Pump, StartError};
 use crate::service::Service;
 use crate::telemetry::FilterError;
 use crate::{facts, startup, telemetry};
@@ -127,17 +127,14 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     let paths = ledger::paths::Paths::new(layout.data());
     let inventories = Keeper::new(layout.clone());
     let (pump, handle) = Pump::start(store, inventories.clone(), paths, executor.clone(), events).await?;
-    let found = handle.state();
-    tokio::task::spawn_blocking(move || inventories.reconcile(&found));
-    tokio::spawn(sealer::run(executor.clone(), handle.states()));
+    keep_files(&handle, &executor, inventories);
     let (stop_pump, pump_stopping) = watch::channel(false);
     let pump = tokio::spawn(pump.run(pump_stopping));
 
-    let data_root = layout.data().to_owned();
     let started = layout.started();
     let places = layout.clone();
     let host = facts::host(
-        data_root,
+        layout.data().to_owned(),
         Box::new(move |vm, port| Some(if port == 0 { layout.com1(vm) } else { layout.com2(vm) })),
         Box::new(move |vm| u32::try_from(host::identity::Identity::load(&places.identity(vm))?.pid).ok()),
     );
@@ -172,6 +169,13 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     // The last lines are written by a thread of its own, which ends with the process.
     let _ = tokio::task::spawn_blocking(move || gate.audit.flush()).await;
     Ok(())
+}
+
+/// What goes on beside everything else: inventories that are behind, files that have no seal.
+fn keep_files(handle: &Handle, executor: &Executor, inventories: Keeper) {
+    let found = handle.state();
+    tokio::task::spawn_blocking(move || inventories.reconcile(&found));
+    tokio::spawn(sealer::run(executor.clone(), handle.states()));
 }
 
 /// SIGHUP: the audit log has been moved away. What else may change is looked at when it is used.

@@ -176,7 +176,7 @@ impl Sealed {
                 let level1 = Header::read(&bytes).map(|header| header.level1).unwrap_or_default();
                 vec![0..bytes.len() as u64, bounded(level1)]
             }
-            Sealed::Memory(..) if path.ends_with(SIDECAR_FILE) => vec![0..length],
+            Sealed::Memory(..) if path.ends_with(SIDECAR_FILE) => Vec::from([whole(length)]),
             Sealed::Memory(..) => {
                 let end = mapped_ram::Image::read(file).and_then(|image| image.layout()).map(|layout| layout.offset);
                 vec![bounded(0..end.unwrap_or(HEADER_BYTES as u64))]
@@ -332,7 +332,7 @@ impl FileSeal {
         let meta = fs::metadata(path)?;
         let file = FileStorage::read_only(path)?;
         let quick = digest(&file, &thing.quick(&file, path)?, go_on)?;
-        let full = digest(&file, &[0..meta.len()], go_on)?;
+        let full = digest(&file, &[whole(meta.len())], go_on)?;
         let seal = |quick, full| Self {
             path: path.to_owned(),
             length: meta.len(),
@@ -361,7 +361,7 @@ impl FileSeal {
         if !same(&quick, &self.quick)? {
             return Err(Damage::Content { path: path.clone(), what: "its header or its table" });
         }
-        if (touched || depth == Depth::Full) && !same(&[0..self.length], &self.full)? {
+        if (touched || depth == Depth::Full) && !same(&[whole(self.length)], &self.full)? {
             return Err(Damage::Content { path: path.clone(), what: "its content" });
         }
         Ok(touched)
@@ -401,6 +401,10 @@ fn digest(file: &FileStorage, parts: &[Range<u64>], go_on: &dyn Fn() -> bool) ->
         }
     }
     Ok(Some(checked::hex(context.finish().as_ref())))
+}
+
+fn whole(length: u64) -> Range<u64> {
+    0..length
 }
 
 fn bounded(part: Range<u64>) -> Range<u64> {
