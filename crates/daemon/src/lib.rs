@@ -20,6 +20,7 @@ pub mod listen;
 pub mod peer;
 pub mod places;
 pub mod pump;
+pub mod rights;
 pub mod run;
 pub mod service;
 mod sock_diag;

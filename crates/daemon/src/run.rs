@@ -1,5 +1,6 @@
 //! From configuration to a running service, and back to silence.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::listen::ListenError;
 use crate::pump::{Handle, Pump, StartError};
 use crate::service::Service;
 use crate::telemetry::FilterError;
-use crate::{facts, startup, telemetry};
+use crate::{facts, rights, startup, telemetry};
 
 /// How long a stopping daemon waits for requests and effects under way. What is not done by then is taken up by the
 /// next daemon, as after a crash.
@@ -89,6 +90,8 @@ pub fn serve(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     // that gains rights when it is started.
     rustix::thread::set_no_new_privs(true)
         .map_err(|error| RunError::System { what: "give up gaining privileges", source: error.into() })?;
+    rights::give_up(config.listen.iter().chain(&config.https_listen).map(SocketAddr::port))
+        .map_err(|error| RunError::System { what: "give up rights that are not needed", source: error.into() })?;
     // What is to be open to others is opened by name; files of machines are nobody's business.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let runtime =

@@ -148,8 +148,15 @@ impl Service {
     /// # Errors
     /// If the daemon does not run.
     pub fn data_seen_by_daemon(&self) -> Result<PathBuf> {
-        let daemon = self.daemon.as_ref().ok_or_else(|| Error::Other("the daemon does not run".into()))?;
-        Ok(PathBuf::from(format!("/proc/{}/root{}", daemon.id(), self.data().display())))
+        Ok(PathBuf::from(format!("/proc/{}/root{}", self.daemon_pid()?, self.data().display())))
+    }
+
+    /// Process number of the daemon.
+    ///
+    /// # Errors
+    /// If the daemon does not run.
+    pub fn daemon_pid(&self) -> Result<u32> {
+        self.daemon.as_ref().map(Child::id).ok_or_else(|| Error::Other("the daemon does not run".into()))
     }
 
     /// What the daemon logged so far.

@@ -43,6 +43,23 @@ fn the_emulator_has_no_rights_to_spare() {
 }
 
 #[test]
+fn the_daemon_keeps_few_of_roots_rights() {
+    let service = Service::start().unwrap();
+    let daemon = service.daemon_pid().unwrap();
+    // CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID: bits 0, 1, 3, 5, 6 and 7.
+    let few = "00000000000000eb";
+    if is_root() {
+        for field in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(status(daemon, field), few, "{field}");
+        }
+    }
+    for field in ["CapInh", "CapAmb"] {
+        assert_eq!(status(daemon, field), "0000000000000000", "{field}");
+    }
+    assert_eq!(status(daemon, "NoNewPrivs"), "1");
+}
+
+#[test]
 fn an_image_out_of_its_reach_is_refused_with_advice() {
     if !is_root() {
         return;
