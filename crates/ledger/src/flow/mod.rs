@@ -167,6 +167,7 @@ impl<'a> Turn<'a> {
     }
 
     fn tick(&mut self) {
+        self.follow_clock_back();
         let ended: Vec<JobId> = self.state.jobs.values().filter(|job| job.state.is_final()).map(|job| job.id).collect();
         for id in ended {
             if self.state.jobs.get(&id).is_some_and(|job| self.now.micros_since(job.changed) > JOB_RETENTION_US) {
@@ -181,6 +182,22 @@ impl<'a> Turn<'a> {
             let failure = Failure::new(Kind::Timeout, "the guest did not shut down when its power button was pressed")
                 .hint("shut it down from inside, or turn it off");
             self.end(job, JobState::Failed(failure));
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// If the clock was set back, what lies ahead of it counts from now: else a job would be waited for, or remembered, for as long
+    /// as the clock was wrong.
+    fn follow_clock_back(&mut self) {
+        let now = self.now;
+        let ahead = |job: &Job| job.submitted.max(job.changed) > now;
+        let ahead: Vec<JobId> = self.state.jobs.values().filter(|job| ahead(job)).map(|job| job.id).collect();
+        for id in ahead {
+            self.state.update_job(id, |job| {
+                job.submitted = job.submitted.min(now);
+                job.changed = job.changed.min(now);
+            });
         }
     }
 }

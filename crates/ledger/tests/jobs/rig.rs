@@ -117,7 +117,7 @@ impl Rig {
             driver,
             stored: BTreeMap::new(),
             revision: 0,
-            now: 1_000_000,
+            now: 1_700_000_000_000_000,
             queue: VecDeque::new(),
             crashed: false,
             struck: None,
@@ -173,6 +173,11 @@ impl Rig {
     /// Time goes on, by more than anything waits for.
     pub fn tick(&mut self) {
         self.wait(1_000);
+    }
+
+    /// Somebody sets the clock back by this many seconds.
+    pub fn set_clock_back(&mut self, seconds: u64) {
+        self.now -= seconds * 1_000_000;
     }
 
     /// Time goes on by this many seconds.

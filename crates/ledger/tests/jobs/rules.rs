@@ -265,3 +265,16 @@ fn a_job_is_remembered_for_minutes() {
     scene.rig.wait(2);
     assert_eq!(jobs(&scene), 0);
 }
+
+/// A clock that was wrong for days does not keep a job waiting, or remembered, for days.
+#[test]
+fn a_clock_that_is_set_back_holds_nothing_up() {
+    let (mut scene, vm) = after("on button");
+    scene.rig.set_clock_back(200_000);
+    scene.rig.wait(1);
+    assert!(scene.rig.state().active_job(vm).is_some(), "the guest has its time from now on");
+    scene.rig.wait(181);
+    assert!(scene.rig.state().active_job(vm).is_none());
+    scene.rig.wait(301);
+    assert_eq!(scene.rig.state().jobs.len(), 0);
+}
