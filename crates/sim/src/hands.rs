@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use ledger::effect::{Control, Effect, EffectId, MachineSpec, MergeDirection, MergeOrder, Overlay};
-use ledger::event::{CaptureReport, EffectFailure, InspectedImage, Outcome};
+use ledger::event::{CaptureReport, EffectFailure, InspectedImage, MachineChange, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use ledger::snapshot::Format;
@@ -126,6 +126,11 @@ impl Attempt {
         };
         let undoing = self.failure.is_some();
         let result = match fails.filter(|_| !undoing) {
+            // Done, but nobody has heard of it: what the guest does then is news.
+            Some(Kind::Timeout) => self.perform(&step, world).and_then(|()| {
+                world.news.extend(late_news(&step));
+                Err(Failure::new(Kind::Timeout, format!("{step:?} was not heard of in time")))
+            }),
             Some(kind) => Err(Failure::new(kind, format!("{step:?} was made to fail"))),
             None => self.perform(&step, world),
         };
@@ -545,6 +550,18 @@ fn order(world: &mut World, vm: VmId, control: Control) -> Result<(), Failure> {
         Control::Quit => {}
     }
     Ok(())
+}
+
+/// What is heard of an order's effect when its answer is not.
+fn late_news(step: &Step) -> Option<(VmId, MachineChange)> {
+    let Step::Control(vm, control) = step else { return None };
+    let change = match control {
+        Control::Pause => MachineChange::Stopped,
+        Control::Resume => MachineChange::Running,
+        Control::Quit => MachineChange::Gone,
+        Control::Reset | Control::PowerButton => return None,
+    };
+    Some((*vm, change))
 }
 
 fn inspect(world: &World, path: &Path) -> Result<Outcome, EffectFailure> {

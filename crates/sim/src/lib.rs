@@ -16,10 +16,12 @@
 //! that forgets what was not synced), [`emulator`] (guests, block jobs, memory), [`hands`] (the steps of each effect, in the order
 //! in which crate `host` takes them), [`store`]. The invented parts are harsher than real ones wherever a choice had to be made.
 //!
-//! Reading order: [`run`], [`hands`], [`model`].
+//! Reading order: [`run`], [`faults`], [`hands`], [`model`].
 
 pub mod clients;
 pub mod emulator;
+pub mod every;
+pub mod faults;
 pub mod files;
 pub mod hands;
 pub mod model;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ledger::id::{LayerId, SnapshotId, VmId};
-use ledger::job::{Job, JobKind, JobState, Stage};
+use ledger::job::{Job, JobKind, JobState};
 use ledger::state::State;
 use ledger::vm::{Power, Slot, Vm};
 
@@ -202,7 +202,7 @@ impl Model {
         let running = world.emulators.get(&vm.id).map(|emulator| (emulator.running, emulator.held));
         let fits = match vm.power {
             Power::Running => running == Some((true, false)),
-            Power::Paused => running.is_some_and(|(running, _)| !running),
+            Power::Paused => running.is_some_and(|(running, _)| !running || world.doubtful.contains(&vm.id)),
             Power::Off | Power::Saved => running.is_none(),
             Power::Starting | Power::Saving | Power::Stopping => false,
         };
@@ -218,7 +218,7 @@ impl Model {
     pub fn check_rest(&self, state: &State, world: &mut World) {
         let broken = state.check();
         broken.into_iter().for_each(|text| world.break_promise(format!("at rest: {text}")));
-        let hangs = |job: &&std::sync::Arc<Job>| job.state == JobState::Running && job.stage != Stage::AwaitingShutdown;
+        let hangs = |job: &&std::sync::Arc<Job>| job.state == JobState::Running;
         let hanging: Vec<String> = state.jobs.values().filter(hangs).map(|job| format!("{:?}", job.stage)).collect();
         hanging.into_iter().for_each(|job| world.break_promise(format!("at rest: a job stands still at {job}")));
         let layers = state.layers.values().map(|layer| layer.path.clone());

@@ -19,12 +19,13 @@ use ledger::state::State;
 use ledger::vm::{Firmware, Power, SnapshotKind};
 
 use crate::clients::Client;
+use crate::faults::Fault;
 use crate::files::Write;
 use crate::hands::Attempt;
 use crate::model::Model;
 use crate::random::Random;
 use crate::service::{Death, Service, Surroundings};
-use crate::store::{FakeStore, Mood};
+use crate::store::FakeStore;
 use crate::world::World;
 
 /// Moves until everything must have come to rest once nothing fails any more. A job has some twenty stages of some forty steps.
@@ -44,6 +45,38 @@ pub struct Plan {
     pub moves: usize,
     /// How often, in a thousand moves, something goes wrong.
     pub trouble: usize,
+    /// One fault at one move.
+    pub strike: Option<Strike>,
+}
+
+/// One fault at one move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// Which move, counted from the first after the machines are set up.
+    pub at: usize,
+    /// What goes wrong.
+    pub fault: Fault,
+}
+
+/// Who moves next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// The hands take a step of an effect.
+    Step,
+    /// The service works in the outcome of an effect.
+    Outcome,
+    /// The service works in something else that happened.
+    Event,
+    /// A guest writes.
+    Guest,
+    /// A client asks.
+    Ask,
+    /// Time has passed.
+    Tick,
+    /// Somebody looks whether all is well.
+    Check,
+    /// Whose turn it is has nothing to do.
+    Nothing,
 }
 
 /// What a history showed.
@@ -61,32 +94,38 @@ pub struct Findings {
     pub faults: BTreeMap<&'static str, u64>,
     /// Answers that clients heard.
     pub answers: u64,
-    /// The last moves, for whoever looks for the reason.
+    /// Who moved, from the first move after the machines were set up.
+    pub moves: Vec<Move>,
+    /// The last moves in words, for whoever looks for the reason.
     pub trace: Vec<String>,
 }
 
 /// A history under way.
 pub struct Run {
-    random: Random,
-    plan: Plan,
-    world: World,
-    model: Model,
-    store: FakeStore,
-    service: Service,
-    surroundings: Surroundings,
-    clients: Vec<Client>,
-    attempts: BTreeMap<EffectId, Attempt>,
+    pub(crate) random: Random,
+    pub(crate) plan: Plan,
+    pub(crate) world: World,
+    pub(crate) model: Model,
+    pub(crate) store: FakeStore,
+    pub(crate) service: Service,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) attempts: BTreeMap<EffectId, Attempt>,
     /// Effects already carried out once that are to be carried out again.
-    again: BTreeSet<EffectId>,
-    now: u64,
-    value: u32,
-    healing: bool,
-    findings: Findings,
+    pub(crate) again: BTreeSet<EffectId>,
+    /// Outcomes that come late, and the moves at which they do.
+    pub(crate) late: Vec<(usize, Event)>,
+    /// Moves so far.
+    pub(crate) moves: usize,
+    /// The host's clock, microseconds since 1970.
+    pub(crate) now: u64,
+    pub(crate) value: u32,
+    pub(crate) findings: Findings,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { machines: 2, clients: 3, moves: 1500, trouble: 12 }
+        Self { machines: 2, clients: 3, moves: 1500, trouble: 12, strike: None }
     }
 }
 
@@ -106,20 +145,19 @@ impl Run {
             surroundings: surroundings.clone(),
             attempts: BTreeMap::new(),
             again: BTreeSet::new(),
+            late: Vec::new(),
+            moves: 0,
             now: 1_700_000_000_000_000,
             value: 0,
-            healing: true,
             findings: Findings::default(),
         };
         run.set_up();
-        run.healing = false;
         for _ in 0..run.plan.moves {
             run.advance();
             if !run.world.broken.is_empty() {
                 return run.end();
             }
         }
-        run.healing = true;
         run.finish();
         run.end()
     }
@@ -130,7 +168,7 @@ impl Run {
         self.findings
     }
 
-    fn note(&mut self, text: String) {
+    pub(crate) fn note(&mut self, text: String) {
         const TRACE_MAX: usize = 400;
         const LINE_MAX: usize = 600;
         let text: String = text.chars().take(LINE_MAX).collect();
@@ -184,22 +222,60 @@ impl Run {
     /// One small move.
     fn advance(&mut self) {
         self.now += 1 + self.random.bits() % 2_000_000;
-        if !self.healing && self.random.permille(self.plan.trouble) {
-            return self.fault();
+        let number = self.moves;
+        self.moves += 1;
+        self.hand_in(number);
+        if self.random.permille(self.plan.trouble) {
+            let (fault, _) = Fault::ALL[self.random.below(Fault::ALL.len())];
+            return self.strike(fault);
         }
-        match self.random.below(100) {
-            0..35 => self.step_an_attempt(None),
-            35..70 => self.take_an_event(None),
-            70..85 => self.guests(),
-            85..95 if !self.healing => self.a_client_asks(),
-            95..97 => self.service.inbox.push_back(Event::Tick),
-            97..99 => self.check("meanwhile"),
-            _ => self.step_an_attempt(None),
+        let next = self.choose();
+        self.findings.moves.push(next);
+        match self.plan.strike.filter(|strike| strike.at == number) {
+            Some(strike) => self.strike(strike.fault),
+            None => self.make(next),
         }
         self.deliver();
     }
 
-    fn take_an_event(&mut self, death: Option<Death>) {
+    /// Whose turn it is.
+    fn choose(&mut self) -> Move {
+        let next = match self.random.below(100) {
+            35..70 => match self.service.inbox.front() {
+                None => Move::Nothing,
+                Some(Event::Outcome { .. }) => Move::Outcome,
+                Some(_) => Move::Event,
+            },
+            70..85 => Move::Guest,
+            85..95 => Move::Ask,
+            95..97 => Move::Tick,
+            97..99 => Move::Check,
+            _ => Move::Step,
+        };
+        if next == Move::Step && self.attempts.is_empty() { Move::Nothing } else { next }
+    }
+
+    fn make(&mut self, next: Move) {
+        match next {
+            Move::Step => self.step_an_attempt(None),
+            Move::Outcome | Move::Event => self.take_an_event(None),
+            Move::Guest => self.guests(),
+            Move::Ask => self.a_client_asks(),
+            Move::Tick => self.service.inbox.push_back(Event::Tick),
+            Move::Check => self.check("meanwhile"),
+            Move::Nothing => {}
+        }
+    }
+
+    /// Outcomes whose delay is over.
+    fn hand_in(&mut self, number: usize) {
+        let (due, late) = std::mem::take(&mut self.late).into_iter().partition(|(due, _)| *due <= number);
+        self.late = late;
+        let due: Vec<(usize, Event)> = due;
+        self.service.inbox.extend(due.into_iter().map(|(_, event)| event));
+    }
+
+    pub(crate) fn take_an_event(&mut self, death: Option<Death>) {
         let waiting = self.service.inbox.len();
         if waiting == 0 {
             return;
@@ -216,7 +292,7 @@ impl Run {
         if is_request { at } else { 0 }
     }
 
-    fn turn(&mut self, event: Event, death: Option<Death>) {
+    pub(crate) fn turn(&mut self, event: Event, death: Option<Death>) {
         let before = self.service.state().clone();
         self.note(format!("event {event:?}"));
         let alive = self.service.turn(event, &mut self.store, self.now, death);
@@ -271,7 +347,7 @@ impl Run {
         }
     }
 
-    fn step_an_attempt(&mut self, fails: Option<Kind>) {
+    pub(crate) fn step_an_attempt(&mut self, fails: Option<Kind>) {
         let ids: Vec<EffectId> = self.attempts.keys().copied().collect();
         let Some(id) = self.random.pick(&ids).copied() else { return };
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
@@ -282,9 +358,20 @@ impl Run {
                 return;
             }
             self.attempts.remove(&id);
+            self.doubt(&effect, outcome.is_ok());
             self.note(format!("end {id:?} {outcome:?}"));
             self.service.inbox.push_back(Event::Outcome { effect: id, outcome });
+            let news = std::mem::take(&mut self.world.news);
+            self.service.inbox.extend(news.into_iter().map(|(vm, change)| Event::Machine { vm, change }));
         }
+    }
+
+    fn doubt(&mut self, effect: &Effect, well: bool) {
+        match effect {
+            Effect::AbortCapture { vm, resume: true, .. } if !well => self.world.doubtful.insert(*vm),
+            Effect::AbortCapture { vm, .. } | Effect::Control { vm, .. } => self.world.doubtful.remove(vm),
+            _ => false,
+        };
     }
 
     fn guests(&mut self) {
@@ -310,7 +397,7 @@ impl Run {
         self.note(told);
     }
 
-    fn emulator_ends(&mut self, vm: VmId) {
+    pub(crate) fn emulator_ends(&mut self, vm: VmId) {
         self.world.pressed.remove(&vm);
         if self.world.emulators.remove(&vm).is_some() {
             self.note(format!("{vm} ends"));
@@ -338,82 +425,8 @@ impl Run {
         }
     }
 
-    /// Something goes wrong.
-    fn fault(&mut self) {
-        let (name, at): (&'static str, String) = match self.random.below(9) {
-            0 | 1 => ("daemon dies", self.whereabouts()),
-            2 => ("daemon dies before a commit", self.next_event()),
-            3 => ("daemon dies after a commit", self.next_event()),
-            4 => ("emulator dies", self.whereabouts()),
-            5 => ("power fails", self.whereabouts()),
-            6 => ("a step fails", self.whereabouts()),
-            7 => ("the store fails", self.next_event()),
-            _ => ("an effect is done twice", self.whereabouts()),
-        };
-        *self.findings.faults.entry(name).or_default() += 1;
-        self.findings.points.insert(format!("{name}: {at}"));
-        self.note(format!("FAULT {name} at {at}"));
-        match name {
-            "daemon dies" => self.restart(name),
-            "daemon dies before a commit" => self.take_an_event(Some(Death::BeforeCommit)),
-            "daemon dies after a commit" => self.take_an_event(Some(Death::AfterCommit)),
-            "emulator dies" => {
-                let all: Vec<VmId> = self.world.emulators.keys().copied().collect();
-                if let Some(vm) = self.random.pick(&all).copied() {
-                    self.emulator_ends(vm);
-                }
-            }
-            "power fails" => {
-                self.world.emulators.clear();
-                self.world.pressed.clear();
-                self.attempts.clear();
-                self.world.files.power_cut(&mut self.random);
-                self.model.power_cut();
-                self.restart(name);
-            }
-            "a step fails" => {
-                let kind = if self.random.permille(500) { Kind::Failed } else { Kind::NoSpace };
-                self.step_an_attempt(Some(kind));
-            }
-            "the store fails" => {
-                self.store.mood = Mood::Fails;
-                self.take_an_event(None);
-                self.store.mood = Mood::Well;
-            }
-            _ => {
-                let may = |attempt: &&Attempt| !matches!(attempt.effect, Effect::Capture { .. } | Effect::Save { .. });
-                let ids: Vec<EffectId> = self.attempts.values().filter(may).map(|attempt| attempt.id).collect();
-                self.again.extend(self.random.pick(&ids).copied());
-            }
-        }
-    }
-
-    /// What is being done, and how far it is.
-    fn whereabouts(&mut self) -> String {
-        let all: Vec<(EffectId, String)> = self.attempts.values().map(|attempt| (attempt.id, attempt.at())).collect();
-        let state = self.service.state().clone();
-        let place = |(id, step): &(EffectId, String)| {
-            let job = state.jobs.get(&id.job);
-            format!("{:?} {} {step}", job.map(|job| job.kind), job.map(|job| word(&job.stage)).unwrap_or_default())
-        };
-        all.iter().map(place).next().unwrap_or_else(|| "rest".to_owned())
-    }
-
-    fn next_event(&mut self) -> String {
-        let state = self.service.state().clone();
-        match self.service.inbox.front() {
-            None => "rest".to_owned(),
-            Some(Event::Outcome { effect, outcome }) => {
-                let stage = state.jobs.get(&effect.job).map(|job| word(&job.stage)).unwrap_or_default();
-                format!("outcome of {stage}, {}", if outcome.is_ok() { "well" } else { "badly" })
-            }
-            Some(Event::Request { request, .. }) => format!("request {}", word(request)),
-            Some(other) => word(other),
-        }
-    }
-
     /// The daemon is gone; a new one looks at what there is.
-    fn restart(&mut self, why: &str) {
+    pub(crate) fn restart(&mut self, why: &str) {
         for attempt in self.attempts.values_mut() {
             let steps = self.random.below(8);
             for _ in 0..steps {
@@ -424,6 +437,7 @@ impl Run {
         }
         self.attempts.clear();
         self.again.clear();
+        self.late.clear();
         self.clients.iter_mut().for_each(Client::hang_up);
         match Service::start(&mut self.store, &self.surroundings) {
             Ok(service) => self.service = service,
@@ -452,7 +466,10 @@ impl Run {
     fn rest(&mut self) {
         for _ in 0..REST_MOVES_MAX {
             if self.service.inbox.is_empty() && self.attempts.is_empty() {
-                return;
+                self.hand_in(usize::MAX);
+                if self.service.inbox.is_empty() {
+                    return;
+                }
             }
             self.take_an_event(None);
             self.step_an_attempt(None);
@@ -465,7 +482,11 @@ impl Run {
     fn finish(&mut self) {
         self.rest();
         // Shutdowns that a guest ignores end by time, leftovers are tidied by whatever comes next.
-        self.now += 3_600_000_000;
+        for _ in 0..2 {
+            self.service.inbox.push_back(Event::Tick);
+            self.rest();
+            self.now += 3_600_000_000;
+        }
         self.service.inbox.push_back(Event::Tick);
         self.rest();
         self.check("at rest");
@@ -507,9 +528,4 @@ impl Run {
         }
         self.findings.applied += 1;
     }
-}
-
-/// The first word of how something prints.
-fn word(thing: &impl std::fmt::Debug) -> String {
-    format!("{thing:?}").split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
 }

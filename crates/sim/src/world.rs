@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use ledger::effect::{MachineSpec, Overlay};
-use ledger::event::Observation;
+use ledger::event::{MachineChange, Observation};
 use ledger::id::{JobId, VmId};
 use ledger::vm::Slot;
 
@@ -33,6 +33,10 @@ pub struct World {
     pub memories: BTreeMap<PathBuf, Moment>,
     /// Guests that were asked to shut down and have not yet.
     pub pressed: BTreeSet<VmId>,
+    /// What machines did when the answer to an order had been waited for too long.
+    pub news: Vec<(VmId, MachineChange)>,
+    /// Guests that could not be told to run on: nobody knows whether they do, and they count as paused.
+    pub doubtful: BTreeSet<VmId>,
     /// Promises broken so far, in words.
     pub broken: Vec<String>,
 }

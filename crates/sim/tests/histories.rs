@@ -2,7 +2,8 @@
 
 use std::sync::LazyLock;
 
-use sim::run::{Findings, Plan, Run};
+use sim::every;
+use sim::run::{Findings, Plan, Run, Strike};
 use sim::service::Surroundings;
 
 static SURROUNDINGS: LazyLock<Surroundings> = LazyLock::new(Surroundings::default);
@@ -29,6 +30,32 @@ fn without_faults_everything_works() {
 fn with_faults_nothing_is_lost() {
     let points: std::collections::BTreeSet<String> = (0..200).flat_map(|seed| check(seed, trouble()).points).collect();
     assert!(points.len() > 300, "faults struck at {} points", points.len());
+}
+
+/// One fault at one move after the other, of a share of them; `cargo xtask sim --every` leaves none out.
+#[test]
+fn one_fault_anywhere_loses_nothing() {
+    const SHARE: usize = 12;
+    let mut points = std::collections::BTreeSet::new();
+    for seed in 0..4 {
+        let (calm, strikes) = every::strikes(seed, &SURROUNDINGS);
+        assert_eq!(calm.broken, Vec::<String>::new(), "seed {seed} without a fault");
+        for strike in strikes.into_iter().step_by(SHARE) {
+            points.append(&mut check_strike(seed, strike).points);
+        }
+    }
+    assert!(points.len() > 100, "faults struck at {} points", points.len());
+}
+
+/// Plays one history with one fault.
+fn check_strike(seed: u64, strike: Strike) -> Findings {
+    let findings = every::play(seed, strike, &SURROUNDINGS);
+    let Strike { at, fault } = strike;
+    let told = findings.trace.join("\n");
+    let command = format!("cargo xtask sim --seed {seed} --fault {} --move {at}", fault.name());
+    assert_eq!(findings.broken, Vec::<String>::new(), "again with {command}; the last moves were:\n{told}");
+    assert_eq!(findings.faults.values().sum::<u64>(), 1, "{command}: one fault strikes");
+    findings
 }
 
 /// What these found is in the history of the ledger and of the host under `sim`.

@@ -3,18 +3,28 @@
 //! ```text
 //!   seed, seed + 1, … ──▶ one history each ──▶ counts        a broken promise ──▶ its seed, its last moves, exit code 1
 //! ```
+//! With `--every`, a seed's history without faults is played again and again, each time with one fault at one of its moves:
+//!
+//! ```text
+//!   --every S [--seeds N] [--share K]     every fault at every move of seeds S … S+N-1, or every K-th of these
+//!   --seed S --fault F --move M           one of them
+//! ```
 //! A history is a function of its seed and of this program's version: the printed command plays it again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sim::run::{Findings, Plan, Run};
+use sim::every;
+use sim::faults::Fault;
+use sim::run::{Findings, Plan, Run, Strike};
 use sim::service::Surroundings;
 
-const USAGE: &str = "usage: cargo xtask sim [--seed N] [--seeds N] [--minutes N]";
+const USAGE: &str = "usage: cargo xtask sim [--seed N] [--seeds N] [--minutes N] | --every SEED [--seeds N] [--share N] \
+                     | --seed N --fault NAME --move N";
 
 /// Histories unless told otherwise: what two processors play in about a minute.
 const SEEDS: u64 = 2000;
@@ -27,6 +37,35 @@ struct Options {
     seed: u64,
     seeds: u64,
     time: Option<Duration>,
+    mode: Mode,
+}
+
+/// Which histories are played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// With faults at random.
+    Random,
+    /// With one fault at every move, or at every so many-th.
+    Every { share: usize },
+    /// With this fault.
+    One(Strike),
+}
+
+/// One history to play.
+#[derive(Clone, Copy, Debug)]
+struct Task {
+    seed: u64,
+    /// `None` with faults at random.
+    strike: Option<Strike>,
+}
+
+/// Gives out histories.
+struct Source {
+    next: u64,
+    end: u64,
+    mode: Mode,
+    /// What is left of the present seed.
+    strikes: Vec<Strike>,
 }
 
 /// What all histories showed together.
@@ -36,9 +75,9 @@ struct Totals {
     snapshots: u64,
     applied: u64,
     answers: u64,
-    faults: std::collections::BTreeMap<&'static str, u64>,
+    faults: BTreeMap<&'static str, u64>,
     points: BTreeSet<String>,
-    broken: Option<(u64, Findings)>,
+    broken: Option<(Task, Findings)>,
 }
 
 fn main() -> ExitCode {
@@ -55,32 +94,30 @@ fn main() -> ExitCode {
     totals.print(began.elapsed());
     match totals.broken {
         None => ExitCode::SUCCESS,
-        Some((seed, findings)) => {
+        Some((task, findings)) => {
             findings.trace.iter().for_each(|line| println!("  {line}"));
             findings.broken.iter().for_each(|line| println!("BROKEN: {line}"));
-            println!("again with: cargo xtask sim --seed {seed} --seeds 1");
+            println!("again with: {task}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn play(options: &Options, began: Instant) -> Totals {
-    let next = AtomicU64::new(options.seed);
+    let surroundings = Surroundings::default();
     let end = options.seed.saturating_add(options.seeds);
+    let source = Mutex::new(Source { next: options.seed, end, mode: options.mode, strikes: Vec::new() });
     let stop = AtomicBool::new(false);
     let totals = Mutex::new(Totals::default());
-    let surroundings = Surroundings::default();
     let reported = Mutex::new(began);
     let work = || {
         while !stop.load(Ordering::Relaxed) && options.time.is_none_or(|time| began.elapsed() < time) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= end {
-                return;
-            }
-            let findings = Run::play(seed, Plan::default(), &surroundings);
+            let task = source.lock().expect("nobody panics with the source in hand").next(&surroundings);
+            let Some(task) = task else { return };
+            let findings = task.play(&surroundings);
             let mut totals = totals.lock().expect("nobody panics with the totals in hand");
             stop.fetch_or(!findings.broken.is_empty(), Ordering::Relaxed);
-            totals.add(seed, findings);
+            totals.add(task, findings);
             let mut reported = reported.lock().expect("nobody panics with a clock in hand");
             if reported.elapsed() > REPORT {
                 *reported = Instant::now();
@@ -96,8 +133,56 @@ fn play(options: &Options, began: Instant) -> Totals {
     totals.into_inner().expect("all threads have ended well")
 }
 
+impl Source {
+    fn next(&mut self, surroundings: &Surroundings) -> Option<Task> {
+        loop {
+            if let Some(strike) = self.strikes.pop() {
+                return Some(Task { seed: self.next - 1, strike: Some(strike) });
+            }
+            if self.next >= self.end {
+                return None;
+            }
+            let seed = self.next;
+            self.next += 1;
+            match self.mode {
+                Mode::Random => return Some(Task { seed, strike: None }),
+                Mode::One(strike) => return Some(Task { seed, strike: Some(strike) }),
+                Mode::Every { share } => {
+                    self.strikes = every::strikes(seed, surroundings).1.into_iter().step_by(share).collect();
+                }
+            }
+        }
+    }
+}
+
+impl Task {
+    fn play(&self, surroundings: &Surroundings) -> Findings {
+        match self.strike {
+            None => Run::play(self.seed, Plan::default(), surroundings),
+            Some(strike) => every::play(self.seed, strike, surroundings),
+        }
+    }
+
+    /// Place in the order in which failures are reported: the first seed, and of that the first move.
+    fn rank(&self) -> (u64, Option<usize>) {
+        (self.seed, self.strike.map(|strike| strike.at))
+    }
+}
+
+impl fmt::Display for Task {
+    /// The command that plays it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.strike {
+            None => write!(f, "cargo xtask sim --seed {} --seeds 1", self.seed),
+            Some(Strike { at, fault }) => {
+                write!(f, "cargo xtask sim --seed {} --fault {} --move {at}", self.seed, fault.name())
+            }
+        }
+    }
+}
+
 impl Totals {
-    fn add(&mut self, seed: u64, mut findings: Findings) {
+    fn add(&mut self, task: Task, mut findings: Findings) {
         self.histories += 1;
         self.snapshots += findings.snapshots;
         self.applied += findings.applied;
@@ -106,8 +191,8 @@ impl Totals {
             *self.faults.entry(name).or_default() += count;
         }
         self.points.append(&mut findings.points);
-        if !findings.broken.is_empty() && self.broken.as_ref().is_none_or(|(first, _)| seed < *first) {
-            self.broken = Some((seed, findings));
+        if !findings.broken.is_empty() && self.broken.as_ref().is_none_or(|(first, _)| task.rank() < first.rank()) {
+            self.broken = Some((task, findings));
         }
     }
 
@@ -123,19 +208,35 @@ impl Totals {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut options = Self { seed: 0, seeds: SEEDS, time: None };
+        let mut options = Self { seed: 0, seeds: SEEDS, time: None, mode: Mode::Random };
+        let (mut fault, mut at) = (None, None);
         for pair in arguments.chunks(2) {
             let [name, value] = pair else { return Err(format!("{} needs a value", pair.concat())) };
+            if name == "--fault" {
+                fault = Some(Fault::of_name(value).ok_or_else(|| format!("there is no fault {value:?}"))?);
+                continue;
+            }
             let number: u64 = value.parse().map_err(|_| format!("{value:?} is not a number that could be meant"))?;
+            let size = usize::try_from(number).unwrap_or(usize::MAX);
             match name.as_str() {
                 "--seed" => options.seed = number,
                 "--seeds" => options.seeds = number,
+                "--every" => {
+                    (options.seed, options.seeds, options.mode) = (number, 1, Mode::Every { share: 1 });
+                }
+                "--share" => options.mode = Mode::Every { share: size.max(1) },
+                "--move" => at = Some(size),
                 "--minutes" => {
                     options.time = Some(Duration::from_secs(number.saturating_mul(60)));
                     options.seeds = u64::MAX;
                 }
                 other => return Err(format!("unknown option {other:?}")),
             }
+        }
+        match (fault, at) {
+            (None, None) => {}
+            (Some(fault), Some(at)) => (options.seeds, options.mode) = (1, Mode::One(Strike { at, fault })),
+            _ => return Err("a fault needs a move, and a move needs a fault".to_owned()),
         }
         Ok(options)
     }
@@ -148,15 +249,21 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         #[track_caller]
-        fn check(line: &str, expected: Result<(u64, u64, bool), &str>) {
+        fn check(line: &str, expected: Result<(u64, u64, bool, Mode), &str>) {
             let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
             let parsed = Options::parse(&words);
-            let seen = parsed.as_ref().map(|found| (found.seed, found.seeds, found.time.is_some()));
+            let seen = parsed.as_ref().map(|found| (found.seed, found.seeds, found.time.is_some(), found.mode));
             assert_eq!(seen.map_err(String::as_str), expected, "{line}");
         }
-        check("", Ok((0, SEEDS, false)));
-        check("--seed 7 --seeds 1", Ok((7, 1, false)));
-        check("--minutes 60", Ok((0, u64::MAX, true)));
+        check("", Ok((0, SEEDS, false, Mode::Random)));
+        check("--seed 7 --seeds 1", Ok((7, 1, false, Mode::Random)));
+        check("--minutes 60", Ok((0, u64::MAX, true, Mode::Random)));
+        check("--every 3", Ok((3, 1, false, Mode::Every { share: 1 })));
+        check("--every 3 --seeds 5 --share 4", Ok((3, 5, false, Mode::Every { share: 4 })));
+        let strike = Strike { at: 12, fault: Fault::PowerFails };
+        check("--seed 3 --fault power-fails --move 12", Ok((3, 1, false, Mode::One(strike))));
+        check("--fault power-fails", Err("a fault needs a move, and a move needs a fault"));
+        check("--fault rain --move 1", Err("there is no fault \"rain\""));
         check("--seeds many", Err("\"many\" is not a number that could be meant"));
         check("--fast 1", Err("unknown option \"--fast\""));
     }
