@@ -135,7 +135,7 @@ impl Tools {
     /// When a program is missing, does not run, or is too old.
     pub async fn find(wishes: &Wishes, layout: &Layout) -> Result<Self, CapabilityError> {
         let emulator = find_program(wishes.emulator.as_deref(), "qemu-system-x86_64", "qemu-system-x86")?;
-        let qemu_img = find_program(wishes.qemu_img.as_deref(), "qemu-img", "qemu-utils")?;
+        let qemu_img = qemu_img(wishes.qemu_img.as_deref())?;
         let storage_daemon = find_program(wishes.storage_daemon.as_deref(), "qemu-storage-daemon", "qemu-utils")?;
         let account = layout.common_account();
         let version = ask_version(&emulator, account).await?;
@@ -184,6 +184,14 @@ fn join_kvm_group(account: Account, wish: Option<Accelerator>) -> Account {
             joined.filter(|joined| choose_accelerator(wish, Some(*joined)).0 == Accelerator::Kvm).unwrap_or(account)
         }
     }
+}
+
+/// The image tool, which may be needed where no daemon runs.
+///
+/// # Errors
+/// When it is not there.
+pub fn qemu_img(wish: Option<&Path>) -> Result<PathBuf, CapabilityError> {
+    find_program(wish, "qemu-img", "qemu-utils")
 }
 
 fn find_program(wish: Option<&Path>, program: &'static str, package: &'static str) -> Result<PathBuf, CapabilityError> {

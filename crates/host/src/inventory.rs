@@ -131,12 +131,8 @@ impl Keeper {
 
     fn write(&self, vm: VmId, state: &State, kept: &mut Kept) {
         let path = self.0.layout.inventory(vm);
-        let result = match inventory::of(state, vm) {
-            Some(inventory) => write(&path, &inventory),
-            None => forget(&path),
-        };
         kept.written.insert(vm);
-        if let Err(error) = result {
+        if let Err(error) = write_of(&self.0.layout, state, vm) {
             tracing::warn!(path = %path.display(), %error, "the inventory is behind the store and will be tried again");
             kept.behind.insert(vm);
         }
@@ -145,6 +141,18 @@ impl Keeper {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         // What is in it is right after each line.
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes the inventory of a machine as it is on record.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_of(layout: &Layout, state: &State, vm: VmId) -> io::Result<()> {
+    let path = layout.inventory(vm);
+    match inventory::of(state, vm) {
+        Some(inventory) => write(&path, &inventory),
+        None => forget(&path),
     }
 }
 

@@ -211,6 +211,11 @@ impl Layout {
         recorded(&fs::metadata(&root).map_err(io_error)?).ok_or(LayoutError::NoIdLeft(ids))
     }
 
+    /// Whom emulator processes run as.
+    pub fn accounts(&self) -> Accounts {
+        self.accounts
+    }
+
     /// The root that the ledger chooses paths of layers and memories under.
     pub fn data(&self) -> &Path {
         &self.data
