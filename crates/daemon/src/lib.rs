@@ -10,6 +10,7 @@
 pub mod accounts;
 pub mod admin;
 pub mod audit;
+pub mod care;
 pub mod config;
 pub mod door;
 pub mod facts;

@@ -105,10 +105,7 @@ pub fn serve(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
 async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunError> {
     let mut stop = Signals::new()?;
     let wishes = wishes(&config);
-    let root = rustix::process::geteuid().is_root();
-    let accounts = accounts::emulators(config.user.as_deref(), config.user_ids.as_deref(), root)?;
-    let accounts = capability::with_kvm_group(accounts, wishes.accelerator);
-    let layout = Layout::new(&config.data_dir, &config.run_dir, accounts)?;
+    let layout = layout(&config)?;
     layout.create()?;
     let store = SqliteStore::open(&layout)?;
     let (doors, gate) = door::prepare(&config).await?;
@@ -117,7 +114,7 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
         version = env!("CARGO_PKG_VERSION"),
         qemu = %tools.version,
         accelerator = ?tools.platform.accelerator,
-        emulator_users = %accounts,
+        emulator_users = %layout.accounts(),
         data = %layout.data().display(),
         "starting"
     );
@@ -186,6 +183,17 @@ async fn reopen_at_hangup(audit: Audit, mut hangup: tokio::signal::unix::Signal)
     while hangup.recv().await.is_some() {
         audit.reopen();
     }
+}
+
+/// Where things are, and whom emulators run as. Makes nothing.
+///
+/// # Errors
+/// When the configuration names accounts or directories that cannot be.
+pub fn layout(config: &Config) -> Result<Layout, RunError> {
+    let root = rustix::process::geteuid().is_root();
+    let accounts = accounts::emulators(config.user.as_deref(), config.user_ids.as_deref(), root)?;
+    let accounts = capability::with_kvm_group(accounts, wishes(config).accelerator);
+    Ok(Layout::new(&config.data_dir, &config.run_dir, accounts)?)
 }
 
 fn no_signals(source: std::io::Error) -> RunError {

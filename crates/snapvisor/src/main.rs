@@ -21,6 +21,10 @@ enum Command {
     Serve(Box<daemon::Flags>),
     /// Users who may log in to the daemon; run it where the daemon runs
     User(daemon::admin::UserCommand),
+    /// Compare the state store, all files and processes; run it where the daemon runs
+    Check(daemon::care::CheckCommand),
+    /// Put machines on record again from their own directories, if the state store is lost
+    Recover(daemon::care::RecoverCommand),
     /// The certificate that clients of https see, and its fingerprint
     Certificate(daemon::admin::CertificateCommand),
     #[command(flatten)]
@@ -31,8 +35,10 @@ fn main() -> ExitCode {
     let program = Program::parse();
     match program.command {
         Command::Serve(flags) => serve(*flags),
-        Command::User(command) => administer(daemon::admin::user(command), program.global.json),
-        Command::Certificate(command) => administer(daemon::admin::certificate(command), program.global.json),
+        Command::User(command) => administer(well(daemon::admin::user(command)), program.global.json),
+        Command::Certificate(command) => administer(well(daemon::admin::certificate(command)), program.global.json),
+        Command::Check(command) => administer(daemon::care::check(command), program.global.json),
+        Command::Recover(command) => administer(daemon::care::recover(command), program.global.json),
         Command::Client(command) => cli::run(&program.global, command, Program::command()),
     }
 }
@@ -53,14 +59,19 @@ fn serve(flags: daemon::Flags) -> ExitCode {
     }
 }
 
-/// Says what was done to the daemon's own files.
-fn administer(done: Result<daemon::admin::Said, daemon::admin::AdminError>, json: bool) -> ExitCode {
+/// What was done leaves nothing to be desired.
+fn well<E>(done: Result<daemon::admin::Said, E>) -> Result<daemon::care::Verdict, E> {
+    done.map(|said| (said, true))
+}
+
+/// Says what was done to the daemon's own files, or found there.
+fn administer<E: std::fmt::Display>(done: Result<daemon::care::Verdict, E>, json: bool) -> ExitCode {
     match done {
-        Ok((text, value)) => {
+        Ok(((text, value), well)) => {
             let text = if json { format!("{value:#}\n") } else { text };
             // A reader who has gone away has seen enough.
             let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
+            if well { ExitCode::SUCCESS } else { ExitCode::from(cli::error::Kind::Failed as u8) }
         }
         Err(error) => {
             let error = cli::error::Error::new(cli::error::Kind::Failed, error.to_string());
