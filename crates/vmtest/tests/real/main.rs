@@ -8,6 +8,7 @@
 mod branches;
 mod clients;
 mod crash;
+mod damage;
 mod destroy;
 mod doors;
 mod images;
