@@ -4,6 +4,11 @@
 //! `torture` in `src/bin/`. `cargo xtask test` builds the guest first and says in `SNAPVISOR_GUEST_DIR` where it is.
 
 pub mod agent;
+pub mod fingerprint;
 pub mod guest;
+pub mod random;
 pub mod realm;
+pub mod records;
 pub mod service;
+pub mod throwaway;
+pub mod torture;

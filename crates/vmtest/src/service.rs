@@ -69,7 +69,10 @@ pub struct Finished {
 
 /// A daemon with a data directory of its own.
 pub struct Service {
+    /// Sockets and the log, and all else unless that has a place of its own.
     directory: tempfile::TempDir,
+    /// Where the data directory and the machines' disks are.
+    place: PathBuf,
     daemon: Option<Child>,
     binary: PathBuf,
     extra: Vec<String>,
@@ -95,7 +98,7 @@ impl Service {
     /// # Errors
     /// If it does not come up.
     pub fn start_with(extra: &[&str]) -> Result<Self> {
-        Self::begin(extra, &[], None)
+        Self::begin(extra, &[], None, None)
     }
 
     /// The same, with variables for the daemon and whatever of it runs later.
@@ -103,7 +106,7 @@ impl Service {
     /// # Errors
     /// If it does not come up.
     pub fn start_in(environment: &[(&str, &Path)], extra: &[&str]) -> Result<Self> {
-        Self::begin(extra, environment, None)
+        Self::begin(extra, environment, None, None)
     }
 
     /// The same, with a data directory that holds `mib` MiB and not more. Such a service cannot be restarted: the file
@@ -112,12 +115,27 @@ impl Service {
     /// # Errors
     /// If it does not come up.
     pub fn start_on_small_disk(mib: u32) -> Result<Self> {
-        Self::begin(&[], &[], Some(mib))
+        Self::begin(&[], &[], Some(mib), None)
     }
 
-    fn begin(extra: &[&str], environment: &[(&str, &Path)], disk_mib: Option<u32>) -> Result<Self> {
+    /// The same, with data directory and disks below `place`, where an earlier service may have left some; they stay when
+    /// this one goes.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_at(place: &Path) -> Result<Self> {
+        Self::begin(&[], &[], None, Some(place))
+    }
+
+    fn begin(
+        extra: &[&str],
+        environment: &[(&str, &Path)],
+        disk_mib: Option<u32>,
+        place: Option<&Path>,
+    ) -> Result<Self> {
         let directory = scratch()?;
         let mut service = Self {
+            place: place.unwrap_or(directory.path()).to_owned(),
             directory,
             daemon: None,
             binary: binary()?,
@@ -127,20 +145,20 @@ impl Service {
             url: String::new(),
             urls: Vec::new(),
         };
-        std::fs::create_dir(service.data())
+        std::fs::create_dir_all(service.data())
             .map_err(|source| Error::Io { what: "making the data directory".into(), source })?;
         service.restart()?;
         Ok(service)
     }
 
-    /// Where everything of this service is.
+    /// Where everything of this service is, but for its sockets and its log if it was started in a place of its own.
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.place
     }
 
     /// The data directory.
     pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.place.join("data")
     }
 
     /// The data directory as the daemon sees it, which matters when that is a file system of its own.
@@ -201,13 +219,17 @@ impl Service {
 
     /// The command that starts the daemon, for tests that want to see it fail.
     pub fn serve_command(&self) -> Command {
-        self.serve_command_in(self.directory.path())
+        self.serve_command_on(&self.data(), &self.directory.path().join("run"))
     }
 
     /// The same, for another place: `data` and `run` below `directory`.
     pub fn serve_command_in(&self, directory: &Path) -> Command {
+        self.serve_command_on(&directory.join("data"), &directory.join("run"))
+    }
+
+    fn serve_command_on(&self, data: &Path, run: &Path) -> Command {
         let mut command = self.program();
-        command.arg("serve").arg("--data-dir").arg(directory.join("data")).arg("--run-dir").arg(directory.join("run"));
+        command.arg("serve").arg("--data-dir").arg(data).arg("--run-dir").arg(run);
         command.args(["--listen", "127.0.0.1:0"]).args(&self.extra);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -288,10 +310,7 @@ impl Service {
     /// If one of these steps fails.
     pub fn define(&self, name: &str, options: &[&str]) -> Result<()> {
         let images = guest::images()?;
-        let (system, data) = (
-            self.directory.path().join(format!("{name}-0.qcow2")),
-            self.directory.path().join(format!("{name}-1.qcow2")),
-        );
+        let (system, data) = (self.place.join(format!("{name}-0.qcow2")), self.place.join(format!("{name}-1.qcow2")));
         for (from, to) in [(&images.system, &system), (&images.data, &data)] {
             std::fs::copy(from, to)
                 .map_err(|source| Error::Io { what: format!("copying {}", from.display()), source })?;
@@ -316,21 +335,38 @@ impl Service {
     /// # Errors
     /// If the processes of this host cannot be listed.
     pub fn qemu_pid(&self, guid: &str) -> Result<Option<u32>> {
-        let listing =
-            std::fs::read_dir("/proc").map_err(|source| Error::Io { what: "listing processes".into(), source })?;
-        for entry in listing.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).to_lowercase();
-            if line.starts_with("qemu-system") || line.contains("/qemu-system") {
-                let own = line.contains(&self.directory.path().display().to_string().to_lowercase());
-                if own && line.contains(&guid.to_lowercase()) {
-                    return Ok(Some(pid));
-                }
-            }
-        }
-        Ok(None)
+        Ok(processes("qemu-system", guid)?.pop())
     }
+}
+
+/// Process numbers of a program whose arguments name a machine: `qemu-system` or `qemu-storage-daemon`.
+///
+/// # Errors
+/// If the processes of this host cannot be listed.
+pub fn processes(program: &str, guid: &str) -> Result<Vec<u32>> {
+    let listing =
+        std::fs::read_dir("/proc").map_err(|source| Error::Io { what: "listing processes".into(), source })?;
+    let is_it = |line: &str| {
+        line.split('\0').next().is_some_and(|word| word.contains(program)) && line.contains(&guid.to_lowercase())
+    };
+    let mut found = Vec::new();
+    for entry in listing.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if is_it(&String::from_utf8_lossy(&line).to_lowercase()) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// Kills a process with signal 9; one that is gone already is fine.
+///
+/// # Errors
+/// If `kill` cannot be run.
+pub fn kill_process(pid: u32) -> Result<()> {
+    let kill = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+    kill.map(drop).map_err(|source| Error::Io { what: format!("killing process {pid}"), source })
 }
 
 impl Drop for Service {
@@ -345,7 +381,7 @@ impl Drop for Service {
         for name in names {
             let _ = self.run(&["vm", "stop", name]);
             if let Ok(Some(pid)) = self.qemu_pid(name) {
-                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+                let _ = kill_process(pid);
             }
         }
         self.kill();
@@ -373,7 +409,7 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> R
 }
 
 /// A directory for one service, on the file system of the guest's images rather than one that may be memory.
-fn scratch() -> Result<tempfile::TempDir> {
+pub(crate) fn scratch() -> Result<tempfile::TempDir> {
     let base = std::env::var_os("SNAPVISOR_SCRATCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
     // Open to passage: if we are root, emulators run under an account of their own.
     let passable = std::os::unix::fs::PermissionsExt::from_mode(0o711);

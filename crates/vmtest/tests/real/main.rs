@@ -18,6 +18,7 @@ mod privilege;
 mod refusals;
 mod screen;
 mod space;
+mod torture;
 
 use vmtest::agent::{Agent, Error};
 use vmtest::service::{BOOT, Service};

@@ -2,45 +2,37 @@
 
 use std::time::Duration;
 
+use vmtest::torture::Plan;
+
 /// Shown when the command line is not understood.
 pub const USAGE: &str = "usage: cargo xtask torture [--seed N] [--minutes N] [--kills N]";
 
 /// Minutes unless another number is asked for.
 const MINUTES: u64 = 10;
 
-/// How to go about it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Options {
-    /// What all choices follow from.
-    pub seed: u64,
-    /// When to end.
-    pub duration: Duration,
-    /// After how many kills to end, if that comes first.
-    pub kills: u32,
-}
+/// Disturbed rounds in a hundred.
+const DISTURBED: u64 = 60;
 
-impl Options {
-    /// Reads the arguments. `seed` is for who names none.
-    ///
-    /// # Errors
-    /// What is wrong with them.
-    pub fn parse(arguments: &[String], seed: u64) -> Result<Self, String> {
-        let mut options = Self { seed, duration: Duration::from_secs(MINUTES * 60), kills: u32::MAX };
-        for pair in arguments.chunks(2) {
-            let [name, value] = pair else { return Err(format!("{} needs a value", pair.concat())) };
-            let bad = |_| format!("{value:?} is not a number that could be meant");
-            match name.as_str() {
-                "--seed" => options.seed = value.parse().map_err(bad)?,
-                "--minutes" => {
-                    let minutes: u32 = value.parse().map_err(bad)?;
-                    options.duration = Duration::from_secs(u64::from(minutes) * 60);
-                }
-                "--kills" => options.kills = value.parse().map_err(bad)?,
-                other => return Err(format!("unknown option {other:?}")),
+/// Reads the arguments. `seed` is for who names none.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn parse(arguments: &[String], seed: u64) -> Result<Plan, String> {
+    let mut plan = Plan { seed, duration: Duration::from_secs(MINUTES * 60), kills: u64::MAX, disturbed: DISTURBED };
+    for pair in arguments.chunks(2) {
+        let [name, value] = pair else { return Err(format!("{} needs a value", pair.concat())) };
+        let bad = |_| format!("{value:?} is not a number that could be meant");
+        match name.as_str() {
+            "--seed" => plan.seed = value.parse().map_err(bad)?,
+            "--minutes" => {
+                let minutes: u32 = value.parse().map_err(bad)?;
+                plan.duration = Duration::from_secs(u64::from(minutes) * 60);
             }
+            "--kills" => plan.kills = value.parse().map_err(bad)?,
+            other => return Err(format!("unknown option {other:?}")),
         }
-        Ok(options)
     }
+    Ok(plan)
 }
 
 #[cfg(test)]
@@ -50,13 +42,13 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         #[track_caller]
-        fn check(line: &str, expected: Result<(u64, u64, u32), &str>) {
+        fn check(line: &str, expected: Result<(u64, u64, u64), &str>) {
             let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            let parsed = Options::parse(&words, 1);
+            let parsed = parse(&words, 1);
             let seen = parsed.as_ref().map(|found| (found.seed, found.duration.as_secs(), found.kills));
             assert_eq!(seen.map_err(String::as_str), expected, "{line}");
         }
-        check("", Ok((1, 600, u32::MAX)));
+        check("", Ok((1, 600, u64::MAX)));
         check("--seed 7 --minutes 2 --kills 30", Ok((7, 120, 30)));
         check("--kills some", Err("\"some\" is not a number that could be meant"));
         check("--seed", Err("--seed needs a value"));

@@ -7,10 +7,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use vmtest::service::{Error, Result, wait_for};
 
-use crate::rig::{Rig, VM, violation};
-use crate::world::World;
+use super::rig::{Rig, VM, violation};
+use super::world::World;
+use crate::fingerprint::chain;
+use crate::service::{self, Error, Result, wait_for};
 
 /// How long a process that has been told to end may take.
 const ENDING: Duration = Duration::from_secs(20);
@@ -64,8 +65,9 @@ pub fn images(rig: &Rig) -> Result<()> {
 pub fn processes(rig: &Rig) -> Result<()> {
     let expected = usize::from(rig.world()?.power.has_process());
     wait_for("the processes that should be there, and no others", ENDING, || {
-        let (emulators, storage) = (running("qemu-system", &rig.guid)?, running("qemu-storage-daemon", &rig.guid)?);
-        Ok((emulators == expected && storage == 0).then_some(()))
+        let (emulators, storage) =
+            (service::processes("qemu-system", &rig.guid)?, service::processes("qemu-storage-daemon", &rig.guid)?);
+        Ok((emulators.len() == expected && storage.is_empty()).then_some(()))
     })
 }
 
@@ -102,30 +104,8 @@ fn tops(value: &Value) -> Vec<PathBuf> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(PathBuf::from).collect()
 }
 
-/// An image and all below it.
-fn chain(image: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("qemu-img").args(["info", "-U", "--backing-chain", "--output=json"]).arg(image).output();
-    let output = output.map_err(|source| Error::Io { what: "running qemu-img info".into(), source })?;
-    let unreadable =
-        || violation(&format!("{} cannot be read: {}", image.display(), String::from_utf8_lossy(&output.stderr)));
-    let layers: Vec<Value> = serde_json::from_slice(&output.stdout).map_err(|_| unreadable())?;
-    Ok(layers.iter().filter_map(|layer| layer["filename"].as_str()).map(PathBuf::from).collect())
-}
-
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let listing = std::fs::read_dir(directory)
         .map_err(|source| Error::Io { what: format!("listing {}", directory.display()), source })?;
     Ok(listing.flatten().map(|entry| entry.path()).collect())
-}
-
-/// How many processes of a program name the machine in their arguments.
-fn running(program: &str, guid: &str) -> Result<usize> {
-    let listing =
-        std::fs::read_dir("/proc").map_err(|source| Error::Io { what: "listing processes".into(), source })?;
-    let lines = listing.flatten().map(|entry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
-    let is_it = |line: Vec<u8>| {
-        let line = String::from_utf8_lossy(&line).to_lowercase();
-        line.split('\0').next().is_some_and(|word| word.contains(program)) && line.contains(&guid.to_lowercase())
-    };
-    Ok(lines.filter(|line| is_it(line.clone())).count())
 }

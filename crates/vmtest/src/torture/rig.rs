@@ -5,11 +5,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use vmtest::agent::{self, Agent};
-use vmtest::service::{BOOT, Error, Result, Service, wait_for};
 
+use super::guard::{self, Guard};
+use super::tally::Tally;
+use super::world::{Operation, Outline, Power, Snapshot, World};
+use crate::agent::{self, Agent};
 use crate::random::Random;
-use crate::world::{Operation, Outline, Power, Snapshot, World};
+use crate::records;
+use crate::service::{BOOT, Error, Result, Service, kill_process, processes, wait_for};
 
 /// Name of the machine.
 pub const VM: &str = "g";
@@ -22,7 +25,7 @@ const RECOVERING: (Duration, Duration) = (Duration::from_millis(1), Duration::fr
 /// Memory that the guest fills after a boot, MiB: a capture must take long enough to be hit.
 const FILLED_MIB: u32 = 64;
 /// From which the pages are computed.
-const PAGES: u64 = 41;
+pub const PAGES: u64 = 41;
 
 /// What is done to the service in the middle of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,25 +38,23 @@ pub enum Disturbance {
     Daemon,
     /// The daemon is killed, and its successor again while it picks up the pieces.
     DaemonTwice,
-    /// The machine's QEMU is killed.
+    /// The machine's QEMU is killed, or if there is none, the storage daemon that merges its layers.
     Emulator,
     /// Both are.
     Both,
 }
 
 impl Disturbance {
-    /// How many processes it kills.
-    pub fn kills(self) -> u32 {
-        match self {
-            Disturbance::None | Disturbance::Cancel => 0,
-            Disturbance::Daemon | Disturbance::Emulator => 1,
-            Disturbance::DaemonTwice | Disturbance::Both => 2,
-        }
-    }
-
     fn hits_emulator(self) -> bool {
         matches!(self, Disturbance::Emulator | Disturbance::Both)
     }
+}
+
+/// A guest, as it is told from another one.
+struct Guest {
+    pid: u32,
+    /// Where its chain was.
+    number: u64,
 }
 
 /// The service, the guest's agent, and what both may be like now.
@@ -66,6 +67,7 @@ pub struct Rig {
     /// All worlds that nothing seen so far has ruled out; never empty.
     candidates: Vec<World>,
     marks: u64,
+    guard: Guard,
 }
 
 impl Rig {
@@ -74,15 +76,51 @@ impl Rig {
     /// # Errors
     /// If that does not work.
     pub fn boot() -> Result<Self> {
-        let service = Service::start()?;
+        Self::boot_on(Service::start()?)
+    }
+
+    /// The same, on a service that has no machine yet.
+    ///
+    /// # Errors
+    /// If that does not work.
+    pub fn boot_on(service: Service) -> Result<Self> {
         let agent = service.boot(VM, &["--memory", "256M"])?;
         let guid = service.json(&["vm", "show", VM])?["id"].as_str().unwrap_or_default().to_owned();
-        let mut rig = Self { service, agent, guid, candidates: Vec::new(), marks: 0 };
+        let mut rig = Self { service, agent, guid, candidates: Vec::new(), marks: 0, guard: Guard::default() };
         rig.furnish()?;
         let disks = rig.mark()?;
         let power = Power::Running(Some(disks.clone()));
         rig.candidates = vec![World { power, disks, parent: None, snapshots: BTreeMap::new() }];
         Ok(rig)
+    }
+
+    /// A service that was started on what another one left, where all of `candidates` are possible. Waits until all is at
+    /// rest, and compares.
+    ///
+    /// # Errors
+    /// If what is found is none of them.
+    pub fn found(service: Service, candidates: Vec<World>, guard: Guard, marks: u64) -> Result<Self> {
+        let guid = service.json(&["vm", "show", VM])?["id"].as_str().unwrap_or_default().to_owned();
+        let agent = service.agent(VM)?;
+        let mut rig = Self { service, agent, guid, candidates: Vec::new(), marks, guard };
+        rig.settle()?;
+        rig.recognize(candidates)?;
+        Ok(rig)
+    }
+
+    /// What is known of the snapshots, and how many marks were made: for [`Rig::found`].
+    pub fn memories(&self) -> (Guard, u64) {
+        (self.guard.clone(), self.marks)
+    }
+
+    /// All worlds that are possible.
+    pub fn worlds(&self) -> &[World] {
+        &self.candidates
+    }
+
+    /// The mark that is made next.
+    pub fn next_mark(&self) -> String {
+        format!("m{}", self.marks + 1)
     }
 
     /// The first of the worlds that are possible; the others differ from it in marks only.
@@ -103,33 +141,121 @@ impl Rig {
         disturbance: Disturbance,
         delay: Duration,
         random: &mut Random,
+        tally: &mut Tally,
     ) -> Result<()> {
-        let mut arguments = operation.arguments(VM);
-        if disturbance != Disturbance::None && operation.may_go_unattended() && random.chance(50) {
-            arguments.push("--no-wait".to_owned());
-        }
-        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        tally.operation(operation);
+        let before = self.guest_that_stays(operation, disturbance)?;
         if disturbance == Disturbance::None {
-            self.service.ok(&words)?;
+            self.ask(operation)?;
         } else {
+            let mut arguments = operation.arguments(VM);
+            if operation.may_go_unattended() && random.chance(50) {
+                arguments.push("--no-wait".to_owned());
+            }
+            let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let client = self.service.client(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
             let mut client = client.map_err(|source| Error::Io { what: "starting a client".into(), source })?;
             std::thread::sleep(delay);
-            self.disturb(disturbance, random)?;
+            self.disturb(disturbance, random, tally)?;
             // How it ends is nobody's business: it was disturbed.
             let _ = client.wait();
         }
         self.settle()?;
-        let mut possible = self.possible(operation, disturbance);
+        self.recognize(self.possible(operation, disturbance))?;
+        if let Some(before) = before {
+            self.expect_same_guest(&before)?;
+            tally.survived += u64::from(matches!(disturbance, Disturbance::Daemon | Disturbance::DaemonTwice));
+        }
+        self.greet()
+    }
+
+    /// Asks for an operation and waits for its end.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn ask(&self, operation: &Operation) -> Result<()> {
+        let arguments = operation.arguments(VM);
+        self.service.ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+    }
+
+    /// After an operation that was asked for: waits until all is at rest, and compares.
+    ///
+    /// # Errors
+    /// If what is found is not what the operation leads to.
+    pub fn arrive(&mut self, operation: &Operation) -> Result<()> {
+        self.settle()?;
+        self.recognize(self.possible(operation, Disturbance::None))?;
+        self.greet()
+    }
+
+    /// Keeps those of the possible worlds that look like what the service tells.
+    fn recognize(&mut self, possible: Vec<World>) -> Result<()> {
         let seen = self.outline()?;
-        possible.retain(|world| world.outline() == seen);
-        if possible.is_empty() {
-            let expected: Vec<_> = self.possible(operation, disturbance).iter().map(World::outline).collect();
+        let (mut fitting, others): (Vec<World>, Vec<World>) =
+            possible.into_iter().partition(|world| world.outline() == seen);
+        if fitting.is_empty() {
+            let expected: Vec<_> = others.iter().map(World::outline).collect();
             return Err(violation(&format!("found {seen:#?}\nexpected one of {expected:#?}")));
         }
-        possible.dedup();
-        self.candidates = possible;
-        self.greet()
+        fitting.dedup();
+        self.candidates = fitting;
+        Ok(())
+    }
+
+    /// The guest that must still be there after `operation`, if one must.
+    fn guest_that_stays(&mut self, operation: &Operation, disturbance: Disturbance) -> Result<Option<Guest>> {
+        if disturbance.hits_emulator() || !guard::keeps_guest(&self.candidates, operation) {
+            return Ok(None);
+        }
+        let number = self.agent.chain_status()?.number;
+        Ok(self.service.qemu_pid(&self.guid)?.map(|pid| Guest { pid, number }))
+    }
+
+    /// The guest must be the one that it was, in the process that it was in, and its chain further than it was.
+    fn expect_same_guest(&mut self, before: &Guest) -> Result<()> {
+        let pid = self.service.qemu_pid(&self.guid)?;
+        if pid != Some(before.pid) {
+            return Err(violation(&format!("the guest ran in process {}, now in {pid:?}", before.pid)));
+        }
+        if matches!(self.world()?.power, Power::Running(_)) {
+            let number = self.agent.chain_status()?.number;
+            if number < before.number {
+                return Err(violation(&format!("the chain was at {}, now at {number}", before.number)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the fingerprints of what is new. After a kill compares those of all, and starts one snapshot in a throw-away
+    /// copy.
+    ///
+    /// # Errors
+    /// When a snapshot is not what it was.
+    pub fn guard(&mut self, killed: bool, tally: &mut Tally) -> Result<()> {
+        let state = records::read(&self.service.data())?;
+        self.guard.learn(&state)?;
+        if killed {
+            tally.compared += self.guard.compare(&state)?;
+            let turn = usize::try_from(tally.thrown_away).unwrap_or(0);
+            tally.thrown_away += u64::from(guard::try_one(&state, &self.candidates, turn)?);
+        }
+        Ok(())
+    }
+
+    /// Compares every snapshot that is known with what it was. Gives how many there are.
+    ///
+    /// # Errors
+    /// When one has changed.
+    pub fn compare(&self) -> Result<u64> {
+        self.guard.compare(&records::read(&self.service.data())?)
+    }
+
+    /// Starts one snapshot that has memory in a throw-away copy, another one each `turn`. Whether there was one.
+    ///
+    /// # Errors
+    /// When the guest is not who it must be.
+    pub fn try_one(&self, turn: usize) -> Result<bool> {
+        guard::try_one(&records::read(&self.service.data())?, &self.candidates, turn)
     }
 
     /// Every world that the operation may leave behind.
@@ -147,31 +273,39 @@ impl Rig {
         possible
     }
 
-    fn disturb(&mut self, disturbance: Disturbance, random: &mut Random) -> Result<()> {
+    fn disturb(&mut self, disturbance: Disturbance, random: &mut Random, tally: &mut Tally) -> Result<()> {
         match disturbance {
-            Disturbance::None => {}
-            Disturbance::Cancel => self.cancel(random)?,
-            Disturbance::Daemon => self.service.kill(),
+            Disturbance::None => return Ok(()),
+            Disturbance::Cancel => return self.cancel(random),
+            Disturbance::Daemon => self.kill_daemon(tally)?,
             Disturbance::DaemonTwice => {
-                self.service.kill();
-                self.service.restart()?;
+                self.kill_daemon(tally)?;
+                self.restart(tally)?;
                 std::thread::sleep(random.duration(RECOVERING.0, RECOVERING.1));
-                self.service.kill();
+                self.kill_daemon(tally)?;
             }
-            Disturbance::Emulator => self.kill_emulator()?,
+            Disturbance::Emulator => return self.kill_emulator(tally),
             Disturbance::Both if random.chance(50) => {
-                self.service.kill();
-                self.kill_emulator()?;
+                self.kill_daemon(tally)?;
+                self.kill_emulator(tally)?;
             }
             Disturbance::Both => {
-                self.kill_emulator()?;
-                self.service.kill();
+                self.kill_emulator(tally)?;
+                self.kill_daemon(tally)?;
             }
         }
-        if disturbance.kills() > 0 && disturbance != Disturbance::Emulator {
-            self.service.restart()?;
-        }
+        self.restart(tally)
+    }
+
+    fn kill_daemon(&mut self, tally: &mut Tally) -> Result<()> {
+        self.service.kill();
+        tally.kill("daemon", &records::activity(&records::read(&self.service.data())?));
         Ok(())
+    }
+
+    fn restart(&mut self, tally: &mut Tally) -> Result<()> {
+        tally.restarts += 1;
+        self.service.restart()
     }
 
     fn cancel(&self, random: &mut Random) -> Result<()> {
@@ -185,10 +319,17 @@ impl Rig {
         Ok(())
     }
 
-    fn kill_emulator(&self) -> Result<()> {
-        if let Some(pid) = self.service.qemu_pid(&self.guid)? {
-            let kill = std::process::Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
-            kill.map_err(|source| Error::Io { what: "killing QEMU".into(), source })?;
+    fn kill_emulator(&self, tally: &mut Tally) -> Result<()> {
+        // Copied before and read after, so that the kill comes soon; torn if the daemon writes at that moment.
+        let copy = records::Copy::of(&self.service.data())?;
+        let (killed, pids) = match processes("qemu-system", &self.guid)? {
+            emulators if emulators.is_empty() => ("storage daemon", processes("qemu-storage-daemon", &self.guid)?),
+            emulators => ("QEMU", emulators),
+        };
+        if let Some(pid) = pids.first() {
+            kill_process(*pid)?;
+            let activity = copy.read().map_or_else(|_| "unknown".to_owned(), |state| records::activity(&state));
+            tally.kill(killed, &activity);
         }
         Ok(())
     }
@@ -241,8 +382,8 @@ impl Rig {
         }
         self.agent.disconnect();
         self.agent.wait_ready(BOOT)?;
-        let memory = self.ask("get mark")?;
-        let disks = [self.ask("read 0 mark")?, self.ask("read 1 mark")?];
+        let memory = self.read_mark("get mark")?;
+        let disks = [self.read_mark("read 0 mark")?, self.read_mark("read 1 mark")?];
         let is_it = |world: &World| {
             let disks = disks.iter().all(|mark| mark.as_ref() == Some(&world.disks));
             disks && matches!(&world.power, Power::Running(mark) if *mark == memory)
@@ -298,8 +439,8 @@ impl Rig {
     }
 
     fn mark(&mut self) -> Result<String> {
+        let mark = self.next_mark();
         self.marks += 1;
-        let mark = format!("m{}", self.marks);
         self.agent.request(&format!("set mark {mark}"))?;
         for disk in [0, 1] {
             self.agent.request(&format!("write {disk} mark {mark}"))?;
@@ -308,7 +449,7 @@ impl Rig {
     }
 
     /// A mark, or that there is none.
-    fn ask(&mut self, request: &str) -> Result<Option<String>> {
+    fn read_mark(&mut self, request: &str) -> Result<Option<String>> {
         match self.agent.request(request) {
             Ok(text) => Ok(Some(text)),
             Err(agent::Error::Refused { .. }) => Ok(None),

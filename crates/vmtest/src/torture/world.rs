@@ -57,17 +57,41 @@ pub struct World {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// A snapshot of that name. `image` will be its memory.
-    Create { name: String, disk_only: bool, image: u64 },
+    Create {
+        /// What it will be called.
+        name: String,
+        /// Without memory.
+        disk_only: bool,
+        /// What its memory will be.
+        image: u64,
+    },
     /// Back to a snapshot, turned off first if need be.
-    Apply { name: String, start: bool },
+    Apply {
+        /// Which one.
+        name: String,
+        /// The guest runs afterwards.
+        start: bool,
+    },
     /// One snapshot goes.
-    Delete { name: String },
+    Delete {
+        /// Which one.
+        name: String,
+    },
     /// One and its descendants go.
-    DeleteTree { name: String },
+    DeleteTree {
+        /// Which one.
+        name: String,
+    },
     /// A snapshot loses its memory.
-    ClearState { name: String },
+    ClearState {
+        /// Which one.
+        name: String,
+    },
     /// Memory is saved as `image`, the machine goes off.
-    Save { image: u64 },
+    Save {
+        /// What it will be.
+        image: u64,
+    },
     /// The machine runs, from whatever state.
     Start,
     /// The guest stands still.
@@ -258,6 +282,21 @@ impl Operation {
             _ => {}
         }
         words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The operation in a word or two, for counting.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Operation::Create { .. } => "create",
+            Operation::Apply { .. } => "apply",
+            Operation::Delete { .. } => "delete",
+            Operation::DeleteTree { .. } => "delete tree",
+            Operation::ClearState { .. } => "clear state",
+            Operation::Save { .. } => "save",
+            Operation::Start => "start",
+            Operation::Pause => "pause",
+            Operation::Stop => "stop",
+        }
     }
 
     /// Whether the command may return while its job goes on.
