@@ -8,7 +8,7 @@
 //! | `conformance` | writes docs/CONFORMANCE.md from the list of requirements and the marks of the tests |
 //! | `test` | `setup`, `guest` and `tidy`, then clippy and every test |
 //! | `sim` | plays histories in a fake world; needs nothing but the compiler |
-//! | `demo`, `bench`, `torture` | build and run the programs of `vmtest` with those names |
+//! | `demo`, `bench`, `torture`, `powercut` | build and run the programs of `vmtest` with those names |
 //!
 //! Each task brings up what it needs first, so any of them works on a fresh clone. Progress goes to standard error;
 //! an error ends the program with a message that says what to do.
@@ -22,7 +22,8 @@ use std::process::ExitCode;
 
 use shell::{Result, Tool, Workspace};
 
-const USAGE: &str = "usage: cargo xtask setup | guest | tidy | conformance | test | sim | demo | bench | torture";
+const USAGE: &str =
+    "usage: cargo xtask setup | guest | tidy | conformance | test | sim | demo | bench | torture | powercut";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -48,7 +49,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "conformance" => tidy::write_conformance(&workspace),
         "test" => test(&workspace),
         "sim" => simulate(&workspace, rest),
-        "demo" | "bench" | "torture" => run_program(&workspace, task, rest),
+        "demo" | "bench" | "torture" | "powercut" => run_program(&workspace, task, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(())

@@ -14,6 +14,7 @@ mod doors;
 mod images;
 mod matrix;
 mod outside;
+mod power;
 mod privilege;
 mod refusals;
 mod screen;
