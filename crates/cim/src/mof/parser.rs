@@ -61,7 +61,7 @@ impl<'a> Parser<'a> {
     }
 
     fn class(&mut self) -> Result<Declaration, MofError> {
-        let qualifiers = self.qualifiers()?;
+        let qualifiers = self.qualifiers(0)?;
         self.keyword("class")?;
         let name = self.name("a class name")?.to_owned();
         let superclass = if self.eat(':')? { Some(self.name("a superclass")?.to_owned()) } else { None };
@@ -76,7 +76,7 @@ impl<'a> Parser<'a> {
 
     /// A property or a method: they differ only after their name.
     fn member(&mut self, class: &mut Declaration) -> Result<(), MofError> {
-        let qualifiers = self.qualifiers()?;
+        let qualifiers = self.qualifiers(0)?;
         let is_void = self.is_keyword("void");
         let data_type = if is_void { self.advance().map(|_| None)? } else { Some(self.data_type(&qualifiers)?) };
         let name = self.name("the name of a property or method")?.to_owned();
@@ -101,7 +101,7 @@ impl<'a> Parser<'a> {
             return Ok(parameters);
         }
         loop {
-            let qualifiers = self.qualifiers()?;
+            let qualifiers = self.qualifiers(0)?;
             let mut data_type = self.data_type(&qualifiers)?;
             let name = self.name("the name of a parameter")?.to_owned();
             data_type.is_array = self.array_mark()?;
@@ -161,7 +161,8 @@ impl<'a> Parser<'a> {
         value.map(Some).ok_or_else(|| self.lexer.wrong(format!("the value before this is not of type {data_type}")))
     }
 
-    fn qualifiers(&mut self) -> Result<Qualifiers, MofError> {
+    /// `depth` counts the instances around them.
+    fn qualifiers(&mut self, depth: usize) -> Result<Qualifiers, MofError> {
         let mut qualifiers = Qualifiers::default();
         if !self.eat('[')? {
             return Ok(qualifiers);
@@ -171,11 +172,11 @@ impl<'a> Parser<'a> {
             let value = match self.token {
                 Token::Symbol('(') => {
                     self.advance()?;
-                    let literal = self.literal(0)?;
+                    let literal = self.literal(depth)?;
                     self.expect(')')?;
                     literal
                 }
-                Token::Symbol('{') => self.literal(0)?,
+                Token::Symbol('{') => self.literal(depth)?,
                 _ => Literal::Boolean(true),
             };
             // A qualifier that is NULL says nothing.
@@ -215,14 +216,14 @@ impl<'a> Parser<'a> {
         if depth >= limit::EMBEDDED_DEPTH {
             return Err(self.lexer.wrong(format!("instances are nested deeper than {}", limit::EMBEDDED_DEPTH)));
         }
-        self.qualifiers()?;
+        self.qualifiers(depth)?;
         self.keyword("instance")?;
         self.keyword("of")?;
         let class = self.name("a class name")?.to_owned();
         let mut properties = Vec::new();
         self.expect('{')?;
         while !self.eat('}')? {
-            self.qualifiers()?;
+            self.qualifiers(depth)?;
             let name = self.name("the name of a property")?.to_owned();
             self.expect('=')?;
             let literals = match self.literal(depth)? {
@@ -468,6 +469,15 @@ mod tests {
         check_instance(
             &"instance of A { N = ".repeat(20),
             expect!["MOF line 1, column 161: instances are nested deeper than 8"],
+        );
+        // In a qualifier an instance is wrong at any depth, which must not be found out on the way back from all of them.
+        check_instance(
+            &"instance of A {[Q(".repeat(10_000),
+            expect!["MOF line 1, column 145: instances are nested deeper than 8"],
+        );
+        check_classes(
+            &format!("[Q({}", "instance of A {[Q{".repeat(10_000)),
+            expect!["MOF line 1, column 130: instances are nested deeper than 8"],
         );
     }
 }
