@@ -195,7 +195,11 @@ fn parse_nested(text: &str, depth: usize) -> Result<ObjectPath, PathError> {
         path.keys.push((String::new(), scanner.key_value(depth)?));
     } else if scanner.eat(".") {
         loop {
+            let at = scanner.at;
             let name = scanner.name("a key name")?.to_owned();
+            if path.key(&name).is_some() {
+                return Err(PathError::Syntax { at, expected: "a key that was not given before" });
+            }
             scanner.expect("=", "= after the key name")?;
             let value = scanner.key_value(depth)?;
             path.keys.push((name, value));
@@ -388,6 +392,8 @@ mod tests {
         check(r"\\H\:C", "the object path is wrong at byte 0: expected a namespace before the colon");
         check("a b:C", "the object path is wrong at byte 0: expected a namespace before the colon");
         check(&"C".repeat(9_000), "the object path is longer than 8192 bytes");
-        check(&format!("C.{}", vec!["K=1"; 40].join(",")), "the object path has too many keys");
+        check("C.K=1,k=2", "the object path is wrong at byte 6: expected a key that was not given before");
+        let many: Vec<String> = (0..40).map(|key| format!("K{key}=1")).collect();
+        check(&format!("C.{}", many.join(",")), "the object path has too many keys");
     }
 }
