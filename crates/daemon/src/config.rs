@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 /// Longest configuration file we read; a hundred times what one with every key needs.
-const FILE_BYTES_MAX: u64 = 256 << 10;
+const FILE_BYTES_MAX: usize = 256 << 10;
 
 const DEFAULTS: &str = include_str!("defaults.toml");
 
@@ -365,6 +365,17 @@ impl Config {
 }
 
 impl Settings {
+    /// Reads the text of a configuration file.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > FILE_BYTES_MAX {
+            return Err(format!("it is longer than {FILE_BYTES_MAX} bytes"));
+        }
+        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
+    }
+
     /// These, and what they leave open from `other`.
     #[must_use]
     fn or(self, other: Self) -> Self {
@@ -403,11 +414,10 @@ fn read(path: &Path) -> Result<Settings, ConfigError> {
     let wrap = |source| ConfigError::Read { path: path.to_owned(), source };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(wrap)?;
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(wrap)?;
-    toml::from_str(&text).map_err(|error| ConfigError::Malformed {
-        path: path.to_owned(),
-        reason: error.to_string().trim_end().to_owned(),
-    })
+    // One byte more than it may have, which tells that it has too many: half a configuration would mean something else.
+    let bytes_max = u64::try_from(FILE_BYTES_MAX + 1).unwrap_or(u64::MAX);
+    file.take(bytes_max).read_to_string(&mut text).map_err(wrap)?;
+    Settings::parse(&text).map_err(|reason| ConfigError::Malformed { path: path.to_owned(), reason })
 }
 
 #[cfg(test)]
@@ -423,7 +433,7 @@ mod tests {
     }
 
     fn decide(flags: Settings, file: &str, surroundings: &Surroundings) -> Result<Config, String> {
-        let file = toml::from_str(file).map_err(|error| error.to_string())?;
+        let file = Settings::parse(file)?;
         let flags = Flags { settings: flags, ..Flags::default() };
         Config::decide(flags, file, surroundings).map_err(|error| error.to_string())
     }
@@ -475,5 +485,10 @@ mod tests {
         let missing = Flags { config: Some("/nonexistent/file".into()), ..Flags::default() };
         let error = Config::load(missing, &user()).unwrap_err().to_string();
         assert!(error.starts_with("could not read the configuration file /nonexistent/file"), "{error}");
+        let long = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(long.path(), "basic = false\n".to_owned() + &"#\n".repeat(FILE_BYTES_MAX / 2)).unwrap();
+        let flags = Flags { config: Some(long.path().to_owned()), ..Flags::default() };
+        let error = Config::load(flags, &user()).unwrap_err().to_string();
+        assert!(error.ends_with(" is wrong: it is longer than 262144 bytes"), "{error}");
     }
 }
