@@ -8,11 +8,13 @@
 //! | `conformance` | writes docs/CONFORMANCE.md from the list of requirements and the marks of the tests |
 //! | `test` | `setup`, `guest` and `tidy`, then clippy and every test |
 //! | `sim` | plays histories in a fake world; needs nothing but the compiler |
+//! | `fuzz` | looks for inputs that break a parser; needs a C++ compiler besides |
 //! | `demo`, `bench`, `torture`, `powercut` | build and run the programs of `vmtest` with those names |
 //!
 //! Each task brings up what it needs first, so any of them works on a fresh clone. Progress goes to standard error;
 //! an error ends the program with a message that says what to do.
 
+mod fuzz;
 mod guest;
 mod setup;
 mod shell;
@@ -23,7 +25,7 @@ use std::process::ExitCode;
 use shell::{Result, Tool, Workspace};
 
 const USAGE: &str =
-    "usage: cargo xtask setup | guest | tidy | conformance | test | sim | demo | bench | torture | powercut";
+    "usage: cargo xtask setup | guest | tidy | conformance | test | sim | fuzz | demo | bench | torture | powercut";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -49,6 +51,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "conformance" => tidy::write_conformance(&workspace),
         "test" => test(&workspace),
         "sim" => simulate(&workspace, rest),
+        "fuzz" => fuzz::run(&workspace, rest),
         "demo" | "bench" | "torture" | "powercut" => run_program(&workspace, task, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

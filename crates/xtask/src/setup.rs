@@ -39,6 +39,11 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     make_client(workspace)
 }
 
+/// Installs a C++ compiler where there is none. Only the fuzzer needs one.
+pub fn cxx(workspace: &Workspace) -> Result<()> {
+    if in_path("g++") { Ok(()) } else { install(workspace, &["g++"]) }
+}
+
 /// The Python that can import the outside WinRM clients.
 pub fn client_python(workspace: &Workspace) -> PathBuf {
     workspace.target.join("client/bin/python")

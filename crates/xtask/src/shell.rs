@@ -128,6 +128,14 @@ impl Tool {
         Ok((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
+    /// Runs it to the end with all that it prints in a file, and returns whether it ended well.
+    pub fn log(mut self, file: &Path) -> Result<bool> {
+        let open = || std::fs::File::create(file).and_then(|log| Ok((log.try_clone()?, log)));
+        let (out, error) = open().context(format!("cannot write {}", file.display()))?;
+        let status = self.command.stdin(Stdio::null()).stdout(out).stderr(error).status().context(self.line())?;
+        Ok(status.success())
+    }
+
     /// Whether it runs and succeeds.
     pub fn succeeds(mut self) -> bool {
         self.output().is_ok_and(|output| output.status.success())
