@@ -95,6 +95,9 @@ pub struct Settings {
     /// User ids that machines get, each its own, if the daemon is root and no user is set
     #[arg(long, env = "SNAPVISOR_USER_IDS", value_name = "FIRST-LAST", conflicts_with = "user")]
     pub user_ids: Option<String>,
+    /// Directory where backing files of images may be, besides that of the image itself; may be given several times
+    #[arg(long = "image-directory", env = "SNAPVISOR_IMAGE_DIRECTORIES", value_name = "DIR", value_delimiter = ',')]
+    pub image_directories: Option<Vec<PathBuf>>,
     /// The machine emulator
     #[arg(long, env = "SNAPVISOR_QEMU", value_name = "PATH")]
     pub qemu: Option<PathBuf>,
@@ -177,6 +180,8 @@ pub struct Config {
     pub user: Option<String>,
     /// User ids for machines, first and last.
     pub user_ids: Option<String>,
+    /// Where backing files may be besides the directories of their images.
+    pub image_directories: Vec<PathBuf>,
     /// The machine emulator; looked for if absent, as the other programs are.
     pub qemu: Option<PathBuf>,
     /// The image tool.
@@ -332,6 +337,8 @@ impl Config {
         if let Some((certificate, key)) = &certificate {
             paths.extend([("--certificate", certificate), ("--certificate-key", key)]);
         }
+        let image_directories = settings.image_directories.unwrap_or_default();
+        paths.extend(image_directories.iter().map(|directory| ("--image-directory", directory)));
         paths.extend(settings.keytab.iter().map(|keytab| ("--keytab", keytab)));
         if let Some((flag, path)) = paths.into_iter().find(|(_, path)| !path.is_absolute()) {
             return Err(ConfigError::Relative { flag, path: path.clone() });
@@ -356,6 +363,7 @@ impl Config {
             disk_io: settings.disk_io.unwrap_or(DiskIo::Buffered),
             user: settings.user,
             user_ids: settings.user_ids,
+            image_directories,
             qemu: settings.qemu,
             qemu_img: settings.qemu_img,
             qemu_storage_daemon: settings.qemu_storage_daemon,
@@ -400,6 +408,7 @@ impl Settings {
             disk_io: self.disk_io.or(other.disk_io),
             user: self.user.or(other.user),
             user_ids: self.user_ids.or(other.user_ids),
+            image_directories: self.image_directories.or(other.image_directories),
             qemu: self.qemu.or(other.qemu),
             qemu_img: self.qemu_img.or(other.qemu_img),
             qemu_storage_daemon: self.qemu_storage_daemon.or(other.qemu_storage_daemon),
@@ -480,6 +489,7 @@ mod tests {
         check("accelerator = 'xen'", &user(), "unknown variant `xen`");
         check("data_dir = 'here'", &user(), "--data-dir is here, which is not an absolute path");
         check("certificate = '/c'", &user(), "certificate and certificate_key belong together");
+        check("image_directories = ['bases']", &user(), "--image-directory is bases, which is not an absolute path");
         check("audit_log = 'a'", &user(), "--audit-log is a, which is not");
         check("", &Surroundings::default(), "there is no home directory to keep data in: set --data-dir");
         let missing = Flags { config: Some("/nonexistent/file".into()), ..Flags::default() };

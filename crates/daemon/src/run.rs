@@ -123,7 +123,8 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     }
 
     let (outcomes, events) = mpsc::unbounded_channel();
-    let executor = Executor::new(Setup { layout: layout.clone(), tools }, outcomes);
+    let setup = Setup { layout: layout.clone(), tools, image_directories: config.image_directories.clone() };
+    let executor = Executor::new(setup, outcomes);
     let paths = ledger::paths::Paths::new(layout.data());
     let inventories = Keeper::new(layout.clone());
     let (pump, handle) = Pump::start(store, inventories.clone(), paths, executor.clone(), events).await?;

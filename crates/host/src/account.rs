@@ -270,7 +270,7 @@ fn examine(path: &Path) -> Result<fs::Metadata, AccessError> {
 }
 
 /// A path as one word of a command that a person may copy into a shell.
-fn shell_word(path: &Path) -> String {
+pub fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

@@ -7,6 +7,7 @@
 //! The attempts of one daemon end with it; what a half-done one leaves behind is what the ledger's recovery asks for.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ledger::effect::{Effect, EffectId};
@@ -15,6 +16,7 @@ use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use tokio::sync::{mpsc, watch};
 
+use crate::backing::Rules;
 use crate::cancel::{self, Cancel, Canceller};
 use crate::capability::Tools;
 use crate::layout::Layout;
@@ -29,6 +31,8 @@ pub struct Setup {
     pub layout: Layout,
     /// The programs to be used, and what they can do.
     pub tools: Tools,
+    /// Where backing files may be besides the directories of their images.
+    pub image_directories: Vec<PathBuf>,
 }
 
 /// Carries out effects. Clones are the same executor.
@@ -136,6 +140,12 @@ impl Executor {
     }
 }
 
+impl Bench {
+    pub(crate) fn rules(&self) -> Rules {
+        Rules::new(&self.setup.layout, &self.setup.image_directories)
+    }
+}
+
 impl Attempt {
     async fn run(self, effect: Effect) -> Ending {
         if self.cancel.is_requested() && !is_cleanup(&effect) {
@@ -176,6 +186,11 @@ impl Attempt {
 
     pub(crate) fn tools(&self) -> &Tools {
         &self.bench.setup.tools
+    }
+
+    /// Which files images may lie on.
+    pub(crate) fn rules(&self) -> Rules {
+        self.bench.rules()
     }
 
     pub(crate) fn machines(&self) -> &Machines {

@@ -1,7 +1,7 @@
 //! Image files that belong to no machine: located, looked at, and worked on with `qemu-img`.
 //!
-//! A format is never guessed: the name tells it, and the content must agree. An image may lie on others in its own directory
-//! only, because it may come from anywhere and a header can name any file of this host. Where the daemon is root, `qemu-img`
+//! A format is never guessed: the name tells it, and the content must agree. What an image may be and may lie on is told by
+//! [`crate::backing`]. Where the daemon is root, `qemu-img`
 //! runs under the common account of emulators, as it reads what guests wrote.
 
 use std::fs::{self, File, OpenOptions};
@@ -17,6 +17,7 @@ use ledger::question::ImageFacts;
 use ledger::snapshot::Format;
 use ledger::state::Timestamp;
 
+use crate::backing::Rules;
 use crate::disk::blocking;
 use crate::executor::{Attempt, Bench, Ending};
 use crate::hands::{sync_directory_of, sync_file};
@@ -78,12 +79,13 @@ pub async fn remove(path: PathBuf) -> Ending {
 /// # Errors
 /// When it is not there, or not what its name says.
 pub fn facts(bench: &Bench, path: &Path) -> Result<ImageFacts, Failure> {
-    let path = real(path)?;
+    let rules = bench.rules();
+    let path = real(&rules, path)?;
     let format = format_of(&path)?;
     let meta = fs::metadata(&path).map_err(|error| fault::file("examine", &path, &error))?;
     let (size, fixed, parent) = match format {
         FileFormat::Raw | FileFormat::Qcow2 => {
-            let chain = inspect::chain_to_read(&path, Some(plain(format)))?;
+            let chain = inspect::chain_to_read(&rules, &path, Some(plain(format)))?;
             let size = chain.first().map_or(0, |image| image.size);
             (size, format == FileFormat::Raw, chain.into_iter().nth(1).map(|image| image.path))
         }
@@ -104,10 +106,10 @@ fn locate_blocking(bench: &Bench, work: ImageWork) -> Result<ImageWork, Failure>
         ImageWork::Create { path, size, fixed, parent } => {
             let parent = parent.map(|parent| usable(bench, &parent)).transpose()?;
             let size = size.or(parent.as_ref().map(|parent| parent.size));
-            ImageWork::Create { path: absent(&path)?, size, fixed, parent: parent.map(|parent| parent.path) }
+            ImageWork::Create { path: absent(bench, &path)?, size, fixed, parent: parent.map(|parent| parent.path) }
         }
         ImageWork::Convert { source, path, fixed } => {
-            ImageWork::Convert { source: usable(bench, &source)?.path, path: absent(&path)?, fixed }
+            ImageWork::Convert { source: usable(bench, &source)?.path, path: absent(bench, &path)?, fixed }
         }
         ImageWork::Resize { path, size } => {
             let facts = alone(bench, &path)?;
@@ -135,16 +137,12 @@ fn locate_blocking(bench: &Bench, work: ImageWork) -> Result<ImageWork, Failure>
     })
 }
 
-/// An image that nobody writes and that lies on nothing but images beside it.
+/// An image that nobody writes, nor what it lies on.
 fn usable(bench: &Bench, path: &Path) -> Result<ImageFacts, Failure> {
     let facts = facts(bench, path)?;
     require_not_written(&facts.path)?;
     if matches!(facts.format, FileFormat::Raw | FileFormat::Qcow2) {
-        for image in inspect::chain_to_read(&facts.path, Some(plain(facts.format)))? {
-            if image.path.parent() != facts.path.parent() {
-                let text = format!("lies on {}, which is in another directory", image.path.display());
-                return Err(wrong(&facts.path, &text).hint("bring the files together, and use `qemu-img rebase -u`"));
-            }
+        for image in inspect::chain_to_read(&bench.rules(), &facts.path, Some(plain(facts.format)))? {
             require_not_written(&image.path)?;
             if let Some(account) = bench.setup.layout.common_account() {
                 account::check_passage(image.path.parent().unwrap_or(Path::new("/")), account)?;
@@ -187,23 +185,25 @@ fn alone(bench: &Bench, path: &Path) -> Result<ImageFacts, Failure> {
 }
 
 /// Real path of a file that is there and is an image by name.
-fn real(path: &Path) -> Result<PathBuf, Failure> {
+fn real(rules: &Rules, path: &Path) -> Result<PathBuf, Failure> {
     let found = fs::canonicalize(path).map_err(|error| fault::file("find", path, &error))?;
     let meta = fs::metadata(&found).map_err(|error| fault::file("examine", &found, &error))?;
     if !meta.is_file() {
         return Err(wrong(&found, "is no file"));
     }
+    rules.require_foreign(&found)?;
     text(&found)?;
     Ok(found)
 }
 
 /// Real path of a file that is not there.
-fn absent(path: &Path) -> Result<PathBuf, Failure> {
+fn absent(bench: &Bench, path: &Path) -> Result<PathBuf, Failure> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(wrong(path, "names no file"));
     };
     let directory = fs::canonicalize(directory).map_err(|error| fault::file("find", directory, &error))?;
     let found = directory.join(name);
+    bench.rules().require_foreign(&found)?;
     text(&found)?;
     match fs::symlink_metadata(&found) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(found),

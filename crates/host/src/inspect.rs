@@ -3,7 +3,7 @@
 //! Nothing is guessed: the format is what the user says or what the file name says, and the content must agree. A raw
 //! image that begins like qcow2 is refused, because a guest could have written that header to make the host open any
 //! file it names (the reason why QEMU warns about probing raw). Backing files are followed only where the header names
-//! their format.
+//! their format, and only to where [`crate::backing`] allows.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,11 +15,13 @@ use ledger::failure::{Failure, Kind};
 use ledger::snapshot::Format;
 use qemu::qcow2::{HEADER_BYTES, Header, Qcow2Error};
 
-use crate::account::{self, Account};
+use crate::account::{self, AccessError, Account};
+use crate::backing::Rules;
 use crate::disk::blocking;
 use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::image_lock::{self, Use};
+use crate::layout::Layout;
 
 /// Most files in a chain. Fifty snapshots are the product's limit, and a chain of two hundred is 130 times slower.
 const CHAIN_MAX: usize = 256;
@@ -30,37 +32,44 @@ const SECTOR_BYTES: u64 = 512;
 /// Looks at an image and its backing files, and whether the emulator's account can get at them: now, while the user who
 /// named them looks, and not when the machine is started.
 pub async fn inspect(attempt: &Attempt, path: PathBuf, format: Option<Format>) -> Ending {
-    let account = attempt.layout().common_account();
+    let layout = attempt.layout().clone();
+    let rules = attempt.rules();
     blocking(move || {
-        let chain = inspect_chain(&path, format)?;
-        account.map_or(Ok(()), |account| check_access(&chain, account))?;
+        let chain = chain(&rules, &path, format, true)?;
+        layout.common_account().map_or(Ok(()), |account| check_access(&layout, &chain, account))?;
         Ok(Outcome::Inspected { chain })
     })
     .await
 }
 
 /// The top image becomes the account's own when the machine starts; the others stay as they are.
-fn check_access(chain: &[InspectedImage], account: Account) -> Result<(), Failure> {
+fn check_access(layout: &Layout, chain: &[InspectedImage], account: Account) -> Result<(), Failure> {
     for (index, image) in chain.iter().enumerate() {
         account::check_passage(image.path.parent().unwrap_or(Path::new("/")), account)?;
         if index > 0 {
-            account::check_readable(&image.path, account)?;
+            account::check_readable(&image.path, account).map_err(|error| closed(layout, &image.path, &error))?;
         }
     }
     Ok(())
 }
 
+/// Opening another machine's disk to all is no advice to give.
+fn closed(layout: &Layout, path: &Path, error: &AccessError) -> Failure {
+    let owner = fs::metadata(path).map(|meta| meta.uid());
+    if !owner.is_ok_and(|owner| layout.is_emulators(owner)) {
+        return error.into();
+    }
+    Failure::new(Kind::InUse, format!("the backing file {} was given to another machine", path.display()))
+        .hint("take an image as a base that no machine writes, or a copy of this one")
+}
+
 /// Top first; only looked at, whoever has them in use.
-pub fn chain_to_read(path: &Path, format: Option<Format>) -> Result<Vec<InspectedImage>, Failure> {
-    chain(path, format, false)
+pub fn chain_to_read(rules: &Rules, path: &Path, format: Option<Format>) -> Result<Vec<InspectedImage>, Failure> {
+    chain(rules, path, format, false)
 }
 
 /// Top first.
-fn inspect_chain(path: &Path, format: Option<Format>) -> Result<Vec<InspectedImage>, Failure> {
-    chain(path, format, true)
-}
-
-fn chain(path: &Path, format: Option<Format>, to_write: bool) -> Result<Vec<InspectedImage>, Failure> {
+fn chain(rules: &Rules, path: &Path, format: Option<Format>, to_write: bool) -> Result<Vec<InspectedImage>, Failure> {
     if !path.is_absolute() {
         let text = format!("{} is not an absolute path", path.display());
         return Err(Failure::new(Kind::InvalidParameter, text).hint("give the full path of the image"));
@@ -69,7 +78,7 @@ fn chain(path: &Path, format: Option<Format>, to_write: bool) -> Result<Vec<Insp
     let mut seen = Vec::new();
     let mut next = Some((path.to_owned(), format.map_or_else(|| format_by_name(path), Ok)?));
     while let Some((path, format)) = next {
-        let found = look(&path, format, to_write.then_some(chain.is_empty()))?;
+        let found = look(rules, &path, format, to_write.then_some(chain.is_empty()))?;
         if seen.contains(&found.identity) {
             return Err(invalid(&path, "is its own backing file, directly or through others"));
         }
@@ -91,11 +100,12 @@ struct Found {
 }
 
 /// One file. Of those that a machine will have, the top one is written and the others are only read; `None` is for a mere look.
-fn look(path: &Path, format: Format, is_top: Option<bool>) -> Result<Found, Failure> {
+fn look(rules: &Rules, path: &Path, format: Format, is_top: Option<bool>) -> Result<Found, Failure> {
     let path = fs::canonicalize(path).map_err(|error| fault::file("find the image", path, &error))?;
     if path.to_str().is_none() {
         return Err(invalid(&path, "has a path that is not text"));
     }
+    rules.require_foreign(&path)?;
     let meta = fs::metadata(&path).map_err(|error| fault::file("examine", &path, &error))?;
     if !meta.is_file() && !meta.file_type().is_block_device() {
         return Err(invalid(&path, "is neither a file nor a block device"));
@@ -116,7 +126,7 @@ fn look(path: &Path, format: Format, is_top: Option<bool>) -> Result<Found, Fail
         Format::Qcow2 => {
             let header = Header::read(&head).and_then(|header| header.require_plain().map(|()| header));
             let header = header.map_err(|error| bad_qcow2(&path, &error))?;
-            (header.size, backing_of(&path, &header)?)
+            (header.size, backing_of(rules, &path, &header)?)
         }
     };
     if size == 0 || size % SECTOR_BYTES != 0 {
@@ -162,7 +172,7 @@ fn bad_qcow2(path: &Path, error: &Qcow2Error) -> Failure {
     }
 }
 
-fn backing_of(path: &Path, header: &Header) -> Result<Option<(PathBuf, Format)>, Failure> {
+fn backing_of(rules: &Rules, path: &Path, header: &Header) -> Result<Option<(PathBuf, Format)>, Failure> {
     let Some(name) = &header.backing_file else { return Ok(None) };
     // `json:` and protocols such as `nbd:` come before a colon; a path with a colon before its first slash is none.
     if name.split('/').next().is_some_and(|start| start.contains(':')) {
@@ -177,8 +187,7 @@ fn backing_of(path: &Path, header: &Header) -> Result<Option<(PathBuf, Format)>,
             return Err(invalid(path, &format!("does not say which format its backing file {name} has")).hint(advice));
         }
     };
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    Ok(Some((directory.join(name), format)))
+    Ok(Some((rules.backing_file(path, name)?, format)))
 }
 
 fn format_by_name(path: &Path) -> Result<Format, Failure> {
@@ -222,12 +231,24 @@ mod tests {
             fs::write(self.0.path().join(name), bytes).unwrap();
         }
 
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        /// Those of a daemon in `service`, whose administrator named `allowed`.
+        fn rules(&self) -> Rules {
+            let (data, run) = (self.path("service/data"), self.path("service/run"));
+            let layout = Layout::new(&data, &run, account::Accounts::Own).unwrap();
+            layout.create().unwrap();
+            Rules::new(&layout, &[self.path("allowed"), self.path("not there")])
+        }
+
         fn raw(&self, name: &str, bytes: u64) {
             File::create(self.0.path().join(name)).unwrap().set_len(bytes).unwrap();
         }
 
         fn check(&self, name: &str, format: Option<Format>, expected: Expect) {
-            let text = match inspect_chain(&self.0.path().join(name), format) {
+            let text = match chain(&self.rules(), &self.0.path().join(name), format, true) {
                 Ok(chain) => {
                     chain.iter().map(|i| format!("{} {:?} {}\n", i.path.display(), i.format, i.size)).collect()
                 }
@@ -333,6 +354,102 @@ mod tests {
             Some(Format::Raw),
             expect![[r#"
             InvalidParameter: DIR is neither a file nor a block device
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_header_opens_nothing_that_is_not_beside_it_or_named() {
+        let folder = Folder::new();
+        drop(folder.rules());
+        for directory in ["images", "allowed/deep", "other", "service/data/vms/m/disks", "service/data/vms/m/memory/s"]
+        {
+            fs::create_dir_all(folder.path(directory)).unwrap();
+        }
+        let secrets = [
+            "other/secret.img",
+            "allowed/deep/base.img",
+            "service/data/vms/m/disks/frozen.qcow2",
+            "service/data/vms/m/memory/s/memory",
+            "service/data/snapvisor.sqlite",
+        ];
+        secrets.iter().for_each(|name| folder.raw(name, SIZE));
+        std::os::unix::fs::symlink("../other/secret.img", folder.path("images/link.img")).unwrap();
+        std::os::unix::fs::symlink("../service/data/vms/m/disks", folder.path("allowed/within")).unwrap();
+        let on = |backing: &str| {
+            folder.qcow2("images/top.qcow2", Some((backing, graph::Format::Raw)));
+            let before = fs::read(folder.path("images/top.qcow2")).unwrap();
+            let found = chain(&folder.rules(), &folder.path("images/top.qcow2"), None, true);
+            assert_eq!(fs::read(folder.path("images/top.qcow2")).unwrap(), before);
+            found.map(|chain| chain.len()).map_err(|failure| failure.message)
+        };
+        let root = folder.path("");
+        let absolute = |name: &str| root.join(name).display().to_string();
+        let top = absolute("images/top.qcow2");
+        let elsewhere = |name: &str| Err(format!("{top} lies on {name}, which is not in the same directory"));
+
+        assert_eq!(on(&absolute("allowed/deep/base.img")), Ok(2));
+        assert_eq!(on("../allowed/deep/base.img"), Ok(2));
+        for name in [
+            "/etc/shadow",
+            "/etc/no-such-file",
+            "/dev/zero",
+            "../other/secret.img",
+            "../other/no-such-file.img",
+            "link.img",
+            "../allowed/within/frozen.qcow2",
+        ] {
+            assert_eq!(on(name), elsewhere(name), "{name}");
+        }
+        for name in &secrets[2..] {
+            let name = absolute(name);
+            assert_eq!(on(&name), elsewhere(&name));
+        }
+        let missing = on("missing.img").unwrap_err();
+        assert!(
+            missing.starts_with(&format!("could not find the image {}", absolute("images/missing.img"))),
+            "{missing}"
+        );
+        for name in ["json:{\"driver\":\"file\"}", "nbd://host/disk", "file:/etc/shadow"] {
+            assert_eq!(on(name), Err(format!("{top} lies on {name}, which is not a file")));
+        }
+    }
+
+    #[test]
+    fn what_the_service_keeps_is_no_image() {
+        let folder = Folder::new();
+        drop(folder.rules());
+        folder.raw("service/data/vms/layer.img", SIZE);
+        std::os::unix::fs::symlink("service/data/vms/layer.img", folder.path("link.img")).unwrap();
+        let expected =
+            "DIR/service/data/vms/layer.img is below DIR/service/data, where the service keeps its own files";
+        for name in ["service/data/vms/layer.img", "link.img"] {
+            let refused = chain(&folder.rules(), &folder.path(name), None, true).unwrap_err();
+            assert_eq!(refused.message.replace(&folder.path("").display().to_string(), "DIR/"), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn chains_that_lead_back_and_data_elsewhere_are_refused() {
+        let folder = Folder::new();
+        folder.qcow2("a.qcow2", Some(("b.qcow2", graph::Format::Qcow2)));
+        folder.qcow2("b.qcow2", Some(("a.qcow2", graph::Format::Qcow2)));
+        folder.check(
+            "a.qcow2",
+            None,
+            expect![[r#"
+            InvalidParameter: DIR/a.qcow2 is its own backing file, directly or through others
+        "#]],
+        );
+        folder.qcow2("data.qcow2", None);
+        let mut bytes = fs::read(folder.path("data.qcow2")).unwrap();
+        bytes[72..80].copy_from_slice(&4u64.to_be_bytes());
+        fs::write(folder.path("data.qcow2"), bytes).unwrap();
+        folder.check(
+            "data.qcow2",
+            None,
+            expect![[r#"
+            InvalidParameter: DIR/data.qcow2 cannot be attached as qcow2: the qcow2 image keeps its data in another file, which is not supported: make a plain copy with `qemu-img convert -O qcow2` and attach that
         "#]],
         );
     }

@@ -30,6 +30,7 @@ use crate::drive::Drive;
 use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::hands::Hands;
+use crate::headers;
 use crate::machines::{Build, GuestState, Running};
 use crate::process::{self, Program, Talking, listen_on_standard_input};
 use crate::spec::{self, SavedMachine, Surroundings};
@@ -114,6 +115,7 @@ async fn prepare(
     let (layout, seals, spec) = (attempt.layout().clone(), attempt.bench.seals.clone(), spec.clone());
     let work = move || {
         let account = layout.settle_vm(spec.vm)?;
+        spec.chains.iter().try_for_each(headers::verify_chain)?;
         disk::require_undamaged(&seals, &spec, memory.as_ref())?;
         disk::hand_over_images(&layout, spec.vm, account, spec.chains.iter().flat_map(|chain| &chain.images))?;
         if let Some(account) = account {

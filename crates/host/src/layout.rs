@@ -221,6 +221,11 @@ impl Layout {
         &self.data
     }
 
+    /// The root of sockets and records of processes.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
     /// The store's file.
     pub fn database(&self) -> PathBuf {
         self.data.join("snapvisor.sqlite")
@@ -357,8 +362,11 @@ impl Layout {
     }
 }
 
+/// Makes a directory and those above it that are missing, which get the same mode whatever our umask is.
 fn make_directory(path: &Path, mode: u32) -> Result<(), LayoutError> {
-    let make = || fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)));
+    let made = path.ancestors().skip(1).take_while(|above| !above.exists()).chain([path]).collect::<Vec<_>>();
+    let set_mode = |path: &&Path| fs::set_permissions(path, Permissions::from_mode(mode));
+    let make = || fs::create_dir_all(path).and_then(|()| made.iter().try_for_each(set_mode));
     make().map_err(|source| LayoutError::Io { path: path.to_owned(), source })
 }
 

@@ -10,16 +10,16 @@
 //! the owner that it has, and root can change that.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ledger::id::VmId;
 use serde::{Deserialize, Serialize};
 
 use crate::account::{self, Account};
-use crate::hands::sync_directory_of;
+use crate::hands::{replace_file, sync_directory_of};
 use crate::layout::Layout;
 
 /// Longest record we read: the images of all drives that a machine can have, with the longest paths.
@@ -116,13 +116,8 @@ fn read(path: &Path) -> io::Result<Record> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// All or nothing.
 fn write(path: &Path, record: &Record) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    file.sync_data()?;
-    fs::rename(draft, path)?;
+    replace_file(path, &serde_json::to_vec(record)?)?;
     sync_directory_of(path)
 }
 

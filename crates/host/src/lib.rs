@@ -31,6 +31,7 @@ pub mod sealer;
 pub mod store_sqlite;
 
 mod ask;
+mod backing;
 mod cancel;
 mod checked;
 mod control;
@@ -38,6 +39,7 @@ mod disk;
 mod fault;
 mod file_storage;
 mod hands;
+mod headers;
 mod image_lock;
 mod images;
 mod inspect;

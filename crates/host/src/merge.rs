@@ -19,6 +19,7 @@ use crate::drive::Drive;
 use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::hands::Hands;
+use crate::headers;
 use crate::process::{self, Process, Program, Talking, listen_on_standard_input};
 use crate::qmp_socket::Monitor;
 use crate::spec;
@@ -47,7 +48,7 @@ async fn in_machine(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<M
     let running = found.map_err(|error| fault::monitor("reach the machine", &error))?;
     let running = running.ok_or_else(|| fault::no_process(vm))?;
     let account = attempt.layout().account_of(vm);
-    hand_over(attempt, vm, order, account).await?;
+    hand_over(attempt, vm, order, account, true).await?;
     let mut procedure = procedure(order, Where::Machine, attempt);
     procedure.disk_io = running.build.disk_io;
     for _ in 1..FINISHING_TRIES {
@@ -70,7 +71,7 @@ async fn in_machine(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<M
 
 async fn elsewhere(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Merged, Failure> {
     let account = attempt.layout().settle_vm(vm)?;
-    hand_over(attempt, vm, order, account).await?;
+    hand_over(attempt, vm, order, account, false).await?;
     end_left_over(attempt, vm).await;
     let daemon = start_storage_daemon(attempt, vm, account).await?;
     let procedure = procedure(order, Where::StorageDaemon, attempt);
@@ -112,10 +113,27 @@ async fn end_left_over(attempt: &Attempt, vm: VmId) {
     process::end_strays(&layout.merge_mark(vm)).await;
 }
 
-async fn hand_over(attempt: &Attempt, vm: VmId, order: &MergeOrder, account: Option<Account>) -> Result<(), Failure> {
+/// Whatever is opened that the machine's own process does not have open already.
+fn verify_headers(order: &MergeOrder, live: bool) -> Result<(), Failure> {
+    let chain: Vec<Image> = [&order.upper, &order.lower].into_iter().chain(&order.below).cloned().collect();
+    if !live {
+        headers::verify_layers(&chain)?;
+    }
+    let opened = |child: &&Image| !live || !order.above.contains(child);
+    order.children.iter().filter(opened).try_for_each(|child| headers::verify(child, &chain))
+}
+
+async fn hand_over(
+    attempt: &Attempt,
+    vm: VmId,
+    order: &MergeOrder,
+    account: Option<Account>,
+    live: bool,
+) -> Result<(), Failure> {
     let layout = attempt.layout().clone();
     let order = order.clone();
     let work = move || {
+        verify_headers(&order, live)?;
         let pair: [&Image; 2] = [&order.upper, &order.lower];
         disk::hand_over_images(
             &layout,

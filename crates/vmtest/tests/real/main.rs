@@ -11,6 +11,7 @@ mod crash;
 mod damage;
 mod destroy;
 mod doors;
+mod headers;
 mod images;
 mod matrix;
 mod outside;
