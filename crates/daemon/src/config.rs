@@ -95,6 +95,9 @@ pub struct Settings {
     /// User ids that machines get, each its own, if the daemon is root and no user is set
     #[arg(long, env = "SNAPVISOR_USER_IDS", value_name = "FIRST-LAST", conflicts_with = "user")]
     pub user_ids: Option<String>,
+    /// Whether each machine has a control group that limits its memory and threads, where the host lets us
+    #[arg(long, env = "SNAPVISOR_CGROUPS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub cgroups: Option<bool>,
     /// Directory where backing files of images may be, besides that of the image itself; may be given several times
     #[arg(long = "image-directory", env = "SNAPVISOR_IMAGE_DIRECTORIES", value_name = "DIR", value_delimiter = ',')]
     pub image_directories: Option<Vec<PathBuf>>,
@@ -180,6 +183,8 @@ pub struct Config {
     pub user: Option<String>,
     /// User ids for machines, first and last.
     pub user_ids: Option<String>,
+    /// Whether machines have control groups.
+    pub cgroups: bool,
     /// Where backing files may be besides the directories of their images.
     pub image_directories: Vec<PathBuf>,
     /// The machine emulator; looked for if absent, as the other programs are.
@@ -363,6 +368,7 @@ impl Config {
             disk_io: settings.disk_io.unwrap_or(DiskIo::Buffered),
             user: settings.user,
             user_ids: settings.user_ids,
+            cgroups: settings.cgroups.unwrap_or(true),
             image_directories,
             qemu: settings.qemu,
             qemu_img: settings.qemu_img,
@@ -408,6 +414,7 @@ impl Settings {
             disk_io: self.disk_io.or(other.disk_io),
             user: self.user.or(other.user),
             user_ids: self.user_ids.or(other.user_ids),
+            cgroups: self.cgroups.or(other.cgroups),
             image_directories: self.image_directories.or(other.image_directories),
             qemu: self.qemu.or(other.qemu),
             qemu_img: self.qemu_img.or(other.qemu_img),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host::capability::{self, CapabilityError, Tools, UefiFiles, Wishes};
+use host::cgroup::Groups;
 use host::executor::{Executor, Setup};
 use host::inventory::Keeper;
 use host::layout::{Layout, LayoutError};
@@ -123,8 +124,7 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     }
 
     let (outcomes, events) = mpsc::unbounded_channel();
-    let setup = Setup { layout: layout.clone(), tools, image_directories: config.image_directories.clone() };
-    let executor = Executor::new(setup, outcomes);
+    let executor = Executor::new(setup(&config, layout.clone(), tools), outcomes);
     let paths = ledger::paths::Paths::new(layout.data());
     let inventories = Keeper::new(layout.clone());
     let (pump, handle) = Pump::start(store, inventories.clone(), paths, executor.clone(), events).await?;
@@ -195,6 +195,24 @@ pub fn layout(config: &Config) -> Result<Layout, RunError> {
     let accounts = accounts::emulators(config.user.as_deref(), config.user_ids.as_deref(), root)?;
     let accounts = capability::with_kvm_group(accounts, wishes(config).accelerator);
     Ok(Layout::new(&config.data_dir, &config.run_dir, accounts)?)
+}
+
+fn setup(config: &Config, layout: Layout, tools: Tools) -> Setup {
+    Setup { layout, tools, groups: groups(config.cgroups), image_directories: config.image_directories.clone() }
+}
+
+/// Where machines' processes are limited.
+fn groups(wanted: bool) -> Groups {
+    if !wanted {
+        return Groups::default();
+    }
+    Groups::find().unwrap_or_else(|reason| {
+        tracing::warn!(
+            reason,
+            "emulators run without limits on their memory and threads; cgroups = false says so for good"
+        );
+        Groups::default()
+    })
 }
 
 fn no_signals(source: std::io::Error) -> RunError {

@@ -77,7 +77,10 @@ impl World {
         let paths = Paths::new(layout.data());
         let (outcomes, events) = mpsc::unbounded_channel();
         let inventories = Keeper::new(layout.clone());
-        let executor = Executor::new(Setup { layout, tools: no_tools(), image_directories: Vec::new() }, outcomes);
+        let executor = Executor::new(
+            Setup { layout, tools: no_tools(), groups: host::cgroup::Groups::default(), image_directories: Vec::new() },
+            outcomes,
+        );
         let (pump, handle) = Pump::start(store, inventories, paths, executor.clone(), events).await.unwrap();
         let (stop, stopping) = watch::channel(false);
         Self { directory, handle, executor, stop, pump: tokio::spawn(pump.run(stopping)) }

@@ -246,6 +246,7 @@ async fn ask_machine_type(emulator: &Path, layout: &Layout) -> Result<String, Ca
         log: layout.probe_log(),
         identity: None,
         account: layout.common_account(),
+        group: None,
     };
     let talking = program.talk(ANSWER_PATIENCE).await.map_err(|error| broken(error.to_string()))?;
     let answer = talking.monitor.execute(Command::new("query-machines"), Vec::new(), ANSWER_PATIENCE).await;

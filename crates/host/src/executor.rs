@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::backing::Rules;
 use crate::cancel::{self, Cancel, Canceller};
 use crate::capability::Tools;
+use crate::cgroup::Groups;
 use crate::layout::Layout;
 use crate::machines::Machines;
 use crate::seal::Seals;
@@ -31,6 +32,8 @@ pub struct Setup {
     pub layout: Layout,
     /// The programs to be used, and what they can do.
     pub tools: Tools,
+    /// Where machines' processes are limited.
+    pub groups: Groups,
     /// Where backing files may be besides the directories of their images.
     pub image_directories: Vec<PathBuf>,
 }

@@ -24,6 +24,7 @@ use qemu::restore::{Restore, RestoreError};
 use qemu::save::SIDECAR_FILE;
 
 use crate::account::Account;
+use crate::cgroup::Limits;
 use crate::control;
 use crate::disk;
 use crate::drive::Drive;
@@ -159,11 +160,16 @@ async fn start(
         log: layout.log(spec.vm),
         identity: Some(layout.identity(spec.vm)),
         account,
+        group: attempt.bench.setup.groups.of(spec.vm, limits(spec)),
     };
     build.save(&layout.build(spec.vm)).map_err(|error| fault::file("write", &layout.build(spec.vm), &error))?;
     attempt.progress(1, 3, "waiting for the emulator");
     let talking = program.talk(START_PATIENCE).await;
     talking.map_err(|error| fault::start(&format!("the emulator of {}", spec.name), &error))
+}
+
+fn limits(spec: &MachineSpec) -> Limits {
+    Limits::of(spec.processors, spec.memory_mib, spec.chains.iter().map(|chain| chain.images.len()).sum())
 }
 
 /// Loads saved memory; the guest does not run yet.

@@ -17,6 +17,7 @@
 
 pub mod account;
 pub mod capability;
+pub mod cgroup;
 pub mod check;
 pub mod drive;
 pub mod executor;

@@ -26,6 +26,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::ask::QUESTIONS_MAX;
+use crate::cgroup;
 use crate::keyboard::Pressed;
 use crate::layout::Layout;
 use crate::process::{Gone, Process};
@@ -240,6 +241,7 @@ fn read_state(status: &str) -> GuestState {
 async fn watch(inner: Arc<Inner>, running: Arc<Running>) {
     let mut notices = running.monitor.subscribe();
     let vm = running.vm;
+    let groups = cgroup::directories_of(running.process.pid());
     while let Some(notice) = notices.recv().await {
         match notice.event.name.as_str() {
             "STOP" if !notice.ours => inner.tell(vm, MachineChange::Stopped),
@@ -262,6 +264,8 @@ async fn watch(inner: Arc<Inner>, running: Arc<Running>) {
         tracing::info!(%vm, %gone, "the machine's process ended");
         inner.tell(vm, MachineChange::Gone);
     }
+    // Of a process that an earlier daemon started nobody else would know.
+    cgroup::remove(&groups).await;
 }
 
 #[cfg(test)]
@@ -313,6 +317,7 @@ mod tests {
             log: root.path().join("log"),
             identity: None,
             account: None,
+            group: None,
         };
         let process = program.start().unwrap().process;
         let socket = root.path().join("qmp");

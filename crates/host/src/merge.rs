@@ -13,6 +13,7 @@ use qemu::merge::{Direction, Merge, MergeError, Merged, Where};
 use qemu::qmp::Command;
 
 use crate::account::Account;
+use crate::cgroup::Limits;
 use crate::control;
 use crate::disk;
 use crate::drive::Drive;
@@ -73,7 +74,7 @@ async fn elsewhere(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Me
     let account = attempt.layout().settle_vm(vm)?;
     hand_over(attempt, vm, order, account, false).await?;
     end_left_over(attempt, vm).await;
-    let daemon = start_storage_daemon(attempt, vm, account).await?;
+    let daemon = start_storage_daemon(attempt, vm, account, Limits::of(0, 0, order.below.len() + 2)).await?;
     let procedure = procedure(order, Where::StorageDaemon, attempt);
     let merged = run(attempt, account, &daemon.monitor, procedure.clone()).await;
     let orderly = async {
@@ -87,7 +88,12 @@ async fn elsewhere(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Me
     merged.map_err(|error| failure(&procedure, &error))
 }
 
-async fn start_storage_daemon(attempt: &Attempt, vm: VmId, account: Option<Account>) -> Result<Talking, Failure> {
+async fn start_storage_daemon(
+    attempt: &Attempt,
+    vm: VmId,
+    account: Option<Account>,
+    limits: Limits,
+) -> Result<Talking, Failure> {
     let layout = attempt.layout();
     let socket = layout.merge_qmp(vm);
     let chardev = format!("socket,id=qmp,path={},server=on,wait=off", socket.display());
@@ -100,6 +106,7 @@ async fn start_storage_daemon(attempt: &Attempt, vm: VmId, account: Option<Accou
         log: layout.merge_log(vm),
         identity: Some(layout.merge_identity(vm)),
         account,
+        group: attempt.bench.setup.groups.of(vm, limits),
     };
     program.talk(START_PATIENCE).await.map_err(|error| fault::start("the storage daemon", &error))
 }

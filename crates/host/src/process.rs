@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::account::{self, Account};
+use crate::cgroup::Group;
 use crate::identity::{Handle, Identity};
 use crate::qmp_socket::{Monitor, MonitorError};
 
@@ -52,6 +53,8 @@ pub struct Program {
     pub identity: Option<PathBuf>,
     /// Whom it runs as, if not as ourselves.
     pub account: Option<Account>,
+    /// The control group that it is put into.
+    pub group: Option<Group>,
 }
 
 /// A process that has been started and has not yet said anything.
@@ -193,12 +196,19 @@ impl Program {
         let mut child = command.spawn().map_err(|source| SpawnError::Execute { path: self.path.clone(), source })?;
         // It cannot vanish before we have a hold of it: it stays a zombie until `child` is waited for.
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
+        if let Some(Err(error)) = self.group.as_ref().map(|group| group.take_in(pid)) {
+            tracing::warn!(pid, %error, "a process runs without limits, because it could not be put into its control group");
+        }
         match take_hold(pid, self.identity.as_deref()) {
             Ok(Some(handle)) => {
                 let (sender, status) = watch::channel(None);
+                let group = self.group;
                 tokio::spawn(async move {
                     let ended = child.wait().await.ok();
                     sender.send_replace(ended);
+                    if let Some(group) = group {
+                        group.remove().await;
+                    }
                 });
                 Ok(Spawned { process: Process { handle, log: self.log, status: Some(status) }, socket: self.socket })
             }
@@ -394,6 +404,7 @@ mod tests {
             log: root.join("log"),
             identity: Some(root.join("process.json")),
             account: None,
+            group: None,
         }
     }
 

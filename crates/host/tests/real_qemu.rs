@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use host::account::{Account, Accounts};
 use host::capability::{Tools, Wishes};
+use host::cgroup::Groups;
 use host::executor::{Executor, Setup};
 use host::layout::Layout;
 use host::process::Process;
@@ -75,7 +76,10 @@ impl World {
         let wishes = Wishes { accelerator: Some(Accelerator::Tcg), ..Wishes::default() };
         let tools = Tools::find(&wishes, &layout).await.unwrap();
         let (sender, events) = mpsc::unbounded_channel();
-        let executor = Executor::new(Setup { layout: layout.clone(), tools, image_directories: Vec::new() }, sender);
+        let executor = Executor::new(
+            Setup { layout: layout.clone(), tools, groups: Groups::default(), image_directories: Vec::new() },
+            sender,
+        );
         Self { executor, events, layout, number: 0 }
     }
 

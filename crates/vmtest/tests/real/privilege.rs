@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use expect_test::expect;
+use host::cgroup::{self, Limits};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use vmtest::service::Service;
 
@@ -230,4 +231,35 @@ fn one_machine_has_nothing_of_another() {
     }
     let image = std::fs::metadata(service.directory().join("a-0.qcow2")).unwrap();
     assert_eq!((image.uid(), image.mode() & 0o7777), (0, 0o644), "given back");
+}
+
+#[test]
+fn an_emulator_is_limited_and_stays_so_without_a_daemon() {
+    let mut service = Service::start().unwrap();
+    if service.log().contains("emulators run without limits") {
+        println!("no control groups can be made here");
+        return;
+    }
+    service.define("g", &["--memory", "64M", "--cpus", "2"]).unwrap();
+    service.ok(&["vm", "start", "g"]).unwrap();
+    let guid = service.json(&["vm", "show", "g"]).unwrap()["id"].as_str().unwrap().to_owned();
+    let pid = service.qemu_pid(&guid).unwrap().unwrap();
+    let groups = cgroup::directories_of(pid.try_into().unwrap());
+    let read = |file: &str| groups.iter().find_map(|group| std::fs::read_to_string(group.join(file)).ok());
+    let limits = Limits::of(2, 64, 2);
+    let memory = read("memory.max").or_else(|| read("memory.limit_in_bytes"));
+    assert_eq!(read("pids.max").unwrap().trim(), limits.tasks.to_string());
+    assert_eq!(memory.unwrap().trim(), limits.memory.to_string());
+
+    service.restart().unwrap();
+    assert_eq!(service.qemu_pid(&guid).unwrap(), Some(pid), "it outlives the daemon");
+    assert_eq!(cgroup::directories_of(pid.try_into().unwrap()), groups);
+    service.ok(&["vm", "stop", "g"]).unwrap();
+    let gone = || Ok(groups.iter().all(|group| !group.exists()).then_some(()));
+    vmtest::service::wait_for("its groups to go", std::time::Duration::from_secs(20), gone).unwrap();
+
+    let service = Service::start_with(&["--cgroups", "false"]).unwrap();
+    let machine = Machine::start(&service, "g");
+    let pid = service.qemu_pid(&machine.guid).unwrap().unwrap();
+    assert_eq!(cgroup::directories_of(pid.try_into().unwrap()), Vec::<PathBuf>::new());
 }
