@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ledger::id::VmId;
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 /// Ids that mean something else everywhere: root, nobody, and the two that mean "no change".
 const TAKEN_IDS: [u32; 4] = [0, 65_534, 65_535, u32::MAX];
@@ -210,11 +211,22 @@ pub fn run_as(command: &mut std::process::Command, account: Option<Account>) {
 /// # Errors
 /// When the owner or the mode cannot be set, or `path` is a link or no file.
 pub fn hand_over(path: &Path, account: Option<Account>) -> io::Result<()> {
-    let Some(account) = account else { return Ok(()) };
-    let file = open_itself(path)?;
+    account.map_or(Ok(()), |account| give(&open_itself(path)?, account))
+}
+
+/// The same of a file somewhere in a user's directories: none of them may be a link either, or he could make one lead to where
+/// we keep another machine's files.
+///
+/// # Errors
+/// The same, and `ELOOP` if there is a link on the way.
+pub fn hand_over_at(path: &Path, account: Account) -> io::Result<()> {
+    give(&open_without_links(path)?, account)
+}
+
+fn give(file: &File, account: Account) -> io::Result<()> {
     let mode = file.metadata()?.mode();
     file.set_permissions(Permissions::from_mode(mode & OWNER_BITS))?;
-    std::os::unix::fs::fchown(&file, Some(account.uid), Some(account.gid))
+    std::os::unix::fs::fchown(file, Some(account.uid), Some(account.gid))
 }
 
 /// Whether `account` may pass through every directory from the root to `path`, by owner, group and mode.
@@ -260,7 +272,21 @@ pub fn may(account: Account, meta: &fs::Metadata, bits: u32) -> bool {
 /// Opens a file or block device that is no link: whoever owns the directory could have put one there since we looked.
 pub fn open_itself(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    require_image(OpenOptions::new().read(true).custom_flags(flags).open(path)?)
+}
+
+/// The same with no link on the way either, where the kernel can tell (Linux 5.6).
+pub fn open_without_links(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(file) => require_image(file.into()),
+        // Filters of containers that are older than the call refuse it with the other error.
+        Err(Errno::NOSYS | Errno::PERM) => open_itself(path),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn require_image(file: File) -> io::Result<File> {
     let kind = file.metadata()?.file_type();
     if kind.is_file() || kind.is_block_device() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }

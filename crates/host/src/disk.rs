@@ -185,13 +185,23 @@ pub fn hand_over_images<'a>(
             } else {
                 lent::lend(layout, vm, &image.path, account)
             };
-            handed.map_err(|error| fault::file("change the owner of", &image.path, &error))?;
+            handed.map_err(|error| not_handed_over(&image.path, &error))?;
             account::check_writable(&image.path, account)?;
         } else {
             account::check_readable(&image.path, account)?;
         }
     }
     Ok(())
+}
+
+fn not_handed_over(path: &Path, error: &io::Error) -> Failure {
+    let failure = fault::file("change the owner of", path, error);
+    if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+        let hint = "there was no link on its path when it was put into the machine: put the directory back, or put the image \
+                    into the machine again by its present path";
+        return failure.hint(hint);
+    }
+    failure
 }
 
 fn prepare_nvram(account: Option<Account>, tools: &Tools, image: &Image) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use crate::disk::blocking;
 use crate::executor::{Attempt, Bench, Ending};
 use crate::hands::{sync_directory_of, sync_file};
 use crate::image_lock::{self, Use};
-use crate::{account, control, fault, inspect};
+use crate::{account, control, fault, inspect, lent};
 
 /// Length of the footer that ends a VHD file, and where its fields are (VHD Image Format Specification 1.0).
 const VHD_FOOTER_BYTES: u64 = 512;
@@ -44,16 +44,15 @@ pub async fn work(attempt: &Attempt, work: ImageWork, draft: Option<PathBuf>) ->
             make(attempt, &work, path, &draft).await?;
         }
         (ImageWork::Resize { path, size }, _) => {
-            own(attempt, path).await?;
             let format = driver(format_of(path)?);
-            run(attempt, &["resize", "-q", "-f", format, text(path)?, &size.to_string()]).await?;
+            let words = ["resize", "-q", "-f", format, text(path)?, &size.to_string()];
+            run_on(attempt, &[path], &words).await?;
             synced(path).await?;
         }
         (ImageWork::Merge { child, parent }, _) => {
-            own(attempt, child).await?;
-            own(attempt, parent).await?;
             // Without emptying the child: until it is removed, it reads as before.
-            run(attempt, &["commit", "-q", "-d", "-f", "qcow2", text(child)?]).await?;
+            let words = ["commit", "-q", "-d", "-f", "qcow2", text(child)?];
+            run_on(attempt, &[child, parent], &words).await?;
             synced(parent).await?;
         }
         // The others have nothing to be checked but what was looked at when they were located.
@@ -326,12 +325,22 @@ async fn run(attempt: &Attempt, arguments: &[&str]) -> Result<(), Failure> {
     Err(Failure::new(fault::kind_of_words(&words), format!("qemu-img {what} failed: {words}")))
 }
 
-async fn own(attempt: &Attempt, path: &Path) -> Result<(), Failure> {
-    let (account, path) = (attempt.layout().common_account(), path.to_owned());
-    in_background(move || {
-        account::hand_over(&path, account).map_err(|error| fault::file("change the owner of", &path, &error))
-    })
-    .await
+/// The same with files that it writes, which are its account's own meanwhile.
+async fn run_on(attempt: &Attempt, paths: &[&PathBuf], arguments: &[&str]) -> Result<(), Failure> {
+    let Some(account) = attempt.layout().common_account() else { return run(attempt, arguments).await };
+    let mut borrowed = Vec::new();
+    for path in paths {
+        let path = (*path).clone();
+        let borrow =
+            move || lent::borrow(&path, account).map_err(|error| fault::file("change the owner of", &path, &error));
+        borrowed.push(tokio::task::spawn_blocking(borrow).await.map_err(|error| fault::task(&error))??);
+    }
+    let done = run(attempt, arguments).await;
+    let give_back = move || {
+        borrowed.iter().for_each(lent::Borrowed::give_back);
+        Ok(())
+    };
+    done.and(in_background(give_back).await)
 }
 
 async fn synced(path: &Path) -> Result<(), Failure> {

@@ -41,7 +41,7 @@ type Record = BTreeMap<PathBuf, Lender>;
 /// Makes the machine's account the owner of a user's image, and remembers who was.
 ///
 /// # Errors
-/// When the record or the owner cannot be changed.
+/// When the record or the owner cannot be changed; `ELOOP` if a link is on the way to the image, which is recorded by its real path.
 pub fn lend(layout: &Layout, vm: VmId, image: &Path, account: Account) -> io::Result<()> {
     let path = layout.lent(vm);
     let mut record = read(&path)?;
@@ -53,7 +53,7 @@ pub fn lend(layout: &Layout, vm: VmId, image: &Path, account: Account) -> io::Re
         record.insert(image.to_owned(), lender);
         write(&path, &record)?;
     }
-    account::hand_over(image, Some(account))
+    account::hand_over_at(image, account)
 }
 
 /// Gives the images of a machine back. One that cannot be given back is left as it is; so is one that belongs to somebody else
@@ -74,8 +74,37 @@ pub fn give_back(layout: &Layout, vm: VmId) {
     }
 }
 
+/// An image that changes hands for a moment.
+#[derive(Debug)]
+pub struct Borrowed {
+    image: PathBuf,
+    from: Lender,
+    by: Account,
+}
+
+/// Makes `account` the owner of an image that belongs to no machine. Nothing is written down: if the daemon ends before it is given
+/// back, the image stays the account's.
+///
+/// # Errors
+/// When the owner cannot be changed.
+pub fn borrow(image: &Path, account: Account) -> io::Result<Borrowed> {
+    let meta = fs::metadata(image)?;
+    account::hand_over_at(image, account)?;
+    let from = Lender { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & PERMISSIONS };
+    Ok(Borrowed { image: image.to_owned(), from, by: account })
+}
+
+impl Borrowed {
+    /// Gives it back.
+    pub fn give_back(&self) {
+        if let Err(error) = return_to(&self.image, &self.from, self.by) {
+            tracing::warn!(image = %self.image.display(), %error, "an image could not be given back to its owner");
+        }
+    }
+}
+
 fn return_to(image: &Path, lender: &Lender, account: Account) -> io::Result<()> {
-    let file = account::open_itself(image)?;
+    let file = account::open_without_links(image)?;
     if file.metadata()?.uid() != account.uid {
         return Ok(());
     }
@@ -166,11 +195,26 @@ mod tests {
         lend(&layout, SECOND, &moved, second).unwrap();
         check(&moved, second.uid, 0o600);
 
+        // The owner of a directory makes it lead to where another machine's file has the same name.
+        fs::create_dir(root.path().join("users")).unwrap();
+        let own = image("users/disk", 1002, 0o600);
+        fs::rename(root.path().join("users"), root.path().join("away")).unwrap();
+        let foreign = layout.vm(SECOND).join("disks/disk");
+        fs::write(&foreign, "").unwrap();
+        account::hand_over(&foreign, Some(second)).unwrap();
+        std::os::unix::fs::symlink(layout.vm(SECOND).join("disks"), root.path().join("users")).unwrap();
+        assert_eq!(lend(&layout, FIRST, &own, first).unwrap_err().raw_os_error(), Some(40), "ELOOP");
+        check(&foreign, second.uid, 0o600);
+
         give_back(&layout, FIRST);
+        check(&foreign, second.uid, 0o600);
         check(&kept, 1000, 0o644);
         check(&moved, second.uid, 0o600);
         check(&old, 0, 0o600);
         give_back(&layout, SECOND);
+        let borrowed = borrow(&moved, common).unwrap();
+        check(&moved, common.uid, 0o600);
+        borrowed.give_back();
         check(&moved, 1001, 0o664);
     }
 }

@@ -217,6 +217,15 @@ impl Service {
         Ok(())
     }
 
+    /// The same, with other arguments for `serve` from now on.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn restart_with(&mut self, extra: &[&str]) -> Result<()> {
+        self.extra = extra.iter().map(|&argument| argument.to_owned()).collect();
+        self.restart()
+    }
+
     /// The command that starts the daemon, for tests that want to see it fail.
     pub fn serve_command(&self) -> Command {
         self.serve_command_on(&self.data(), &self.directory.path().join("run"))

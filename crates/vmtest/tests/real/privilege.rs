@@ -233,6 +233,39 @@ fn one_machine_has_nothing_of_another() {
     assert_eq!((image.uid(), image.mode() & 0o7777), (0, 0o644), "given back");
 }
 
+/// As when an older daemon, which had one account for all machines, is replaced by this one.
+#[test]
+fn a_machine_that_runs_keeps_its_account_until_it_is_started_again() {
+    if !is_root() {
+        return;
+    }
+    let mut service = Service::start_with(&["--user", "nobody"]).unwrap();
+    let before = Machine::start(&service, "g");
+    assert_eq!(before.uid, 65_534);
+    service.ok(&crate::words("snapshot create g first")).unwrap();
+    service.restart_with(&[]).unwrap();
+    // New layers and memory images are for the process that is there, and so is a merge in it.
+    for line in [
+        "snapshot create g second",
+        "snapshot delete second --vm g",
+        "snapshot create g third",
+        "vm save g",
+        "vm start g",
+    ] {
+        service.ok(&crate::words(line)).unwrap();
+    }
+    let pid = service.qemu_pid(&before.guid).unwrap().unwrap();
+    let uid: u32 = status(pid, "Uid").split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(uid, std::fs::metadata(service.data().join("vms").join(&before.guid)).unwrap().gid());
+    assert!(uid > 65_534, "{uid}");
+    service.ok(&crate::words("snapshot apply first --vm g --start --force")).unwrap();
+    for directory in ["disks", "memory"] {
+        let kept = walk(&service.data().join("vms").join(&before.guid).join(directory));
+        let owners = kept.iter().filter(|path| path.is_file()).map(|path| std::fs::metadata(path).unwrap().uid());
+        assert!(owners.clone().count() > 0 && owners.clone().any(|owner| owner == uid), "{directory}: {kept:?}");
+    }
+}
+
 #[test]
 fn an_emulator_is_limited_and_stays_so_without_a_daemon() {
     let mut service = Service::start().unwrap();
