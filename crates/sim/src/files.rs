@@ -3,8 +3,12 @@
 //! ```text
 //!   write ──▶ unsynced ──sync──▶ durable                 content of a file
 //!   create, remove, rename ──▶ pending ──sync_directory──▶ durable        names
-//!   power cut: of the unsynced writes any subset stays, of the pending names of each directory the first few
+//!   power cut: of the unsynced writes any subset stays, some of them torn; of the pending names of each directory the first few
 //! ```
+//! What is overwritten in place may be torn: a block reads as [`TORN`], a header names a file that does not exist. What is new
+//! appears whole or not at all.
+//!
+//! Files that a snapshot needs are [guarded](Files::guard): every write to one that is not a merge's, and every end of one, is noted.
 //! An open file is its [`Inode`]; a name that goes away or to another file does not disturb whoever has it open. Content is a map
 //! from block to value, and a header that names the file behind it.
 
@@ -15,6 +19,12 @@ use crate::random::Random;
 
 /// What a disk or a memory holds; a block that is not there reads as what is below it.
 pub type Content = BTreeMap<u8, u32>;
+
+/// What a block reads as that was half overwritten.
+pub const TORN: u32 = u32::MAX;
+
+/// What a header names that was half overwritten.
+const TORN_NAME: &str = "/half-written";
 
 /// Most files behind one another; more is a circle.
 const CHAIN_MAX: usize = 200;
@@ -66,6 +76,10 @@ pub struct Files {
     durable_names: BTreeMap<PathBuf, Inode>,
     pending: Vec<Naming>,
     next: u64,
+    /// Files that a snapshot needs, and which.
+    guarded: BTreeMap<Inode, String>,
+    /// What was done to guarded files that must not be, in words.
+    violations: Vec<String>,
 }
 
 impl Data {
@@ -80,11 +94,40 @@ impl Data {
             }
         }
     }
+
+    /// What of a write is there after the power failed under it.
+    fn tear(&mut self, write: &Write) {
+        match write {
+            Write::Header(_) if self.whole => self.backing = Some(TORN_NAME.into()),
+            Write::Block(block, _) if self.blocks.contains_key(block) => {
+                self.blocks.insert(*block, TORN);
+            }
+            Write::Header(_) | Write::Block(..) => {}
+        }
+    }
 }
 
 impl Files {
+    /// From now on these files, and no others, are needed by a snapshot: by which is told.
+    pub fn guard(&mut self, needed: impl Iterator<Item = (PathBuf, String)>) {
+        let names = &self.names;
+        self.guarded = needed.filter_map(|(path, by)| Some((*names.get(&path)?, by))).collect();
+    }
+
+    /// What was done to guarded files since the last call.
+    pub fn take_violations(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.violations)
+    }
+
+    fn note_harm(&mut self, inode: Option<Inode>, what: impl FnOnce() -> String) {
+        if let Some(by) = inode.and_then(|inode| self.guarded.get(&inode)) {
+            self.violations.push(format!("{}, which {by} needs", what()));
+        }
+    }
+
     /// A new empty file in the place of whatever was there.
     pub fn create(&mut self, path: &Path) -> Inode {
+        self.note_harm(self.open(path), || format!("a new file takes the place of {}", path.display()));
         let inode = Inode(self.next);
         self.next += 1;
         self.nodes.insert(inode, Node::default());
@@ -100,6 +143,7 @@ impl Files {
     /// Takes a name away, if it is there.
     pub fn remove(&mut self, path: &Path) {
         if self.names.contains_key(path) {
+            self.note_harm(self.open(path), || format!("{} is removed", path.display()));
             self.change(Naming::Unlink(path.to_owned()));
         }
     }
@@ -109,6 +153,22 @@ impl Files {
         self.change(Naming::Rename(from.to_owned(), to.to_owned()));
     }
 
+    /// Gives a file a second name. `false` if that is taken, or there is no such file.
+    pub fn link(&mut self, from: &Path, to: &Path) -> bool {
+        match self.open(from) {
+            Some(inode) if !self.names.contains_key(to) => {
+                self.change(Naming::Link(to.to_owned(), inode));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// How many names a file has.
+    pub fn names_of(&self, inode: Inode) -> usize {
+        self.names.values().filter(|known| **known == inode).count()
+    }
+
     /// Every name below a directory.
     pub fn below(&self, directory: &Path) -> Vec<PathBuf> {
         self.names.keys().filter(|path| path.starts_with(directory)).cloned().collect()
@@ -116,6 +176,12 @@ impl Files {
 
     /// Writes to an open file.
     pub fn write(&mut self, inode: Inode, write: Write) {
+        self.note_harm(Some(inode), || format!("{write:?} is written to {inode:?}"));
+        self.write_for_merge(inode, write);
+    }
+
+    /// The same on behalf of a merge, which may write to what a snapshot needs: it leaves what is read there the same.
+    pub fn write_for_merge(&mut self, inode: Inode, write: Write) {
         if let Some(node) = self.nodes.get_mut(&inode) {
             node.now.apply(&write);
             node.unsynced.push(write);
@@ -203,8 +269,10 @@ impl Files {
         self.nodes.retain(|inode, _| named.contains(inode));
         for node in self.nodes.values_mut() {
             for write in std::mem::take(&mut node.unsynced) {
-                if random.permille(500) {
-                    node.durable.apply(&write);
+                match random.below(20) {
+                    0..9 => node.durable.apply(&write),
+                    9..18 => {}
+                    _ => node.durable.tear(&write),
                 }
             }
             node.now = node.durable.clone();
@@ -261,7 +329,7 @@ mod tests {
 
     #[test]
     fn what_was_synced_stays_and_the_rest_may_go() {
-        let (mut lost, mut kept, mut named) = (0, 0, 0);
+        let (mut lost, mut kept, mut torn, mut named) = (0, 0, 0, 0);
         for seed in 0..64 {
             let mut files = half_synced();
             files.power_cut(&mut Random::new(seed));
@@ -271,11 +339,28 @@ mod tests {
             match content.get(&0) {
                 Some(1) => lost += 1,
                 Some(2) => kept += 1,
+                Some(&TORN) => torn += 1,
                 other => panic!("{other:?}"),
             }
             named += usize::from(files.open(Path::new("/d/b")).is_some());
         }
-        assert!(lost > 0 && kept > 0 && (1..64).contains(&named), "{lost} {kept} {named}");
+        assert!(lost > 0 && kept > 0 && torn > 0 && (1..64).contains(&named), "{lost} {kept} {torn} {named}");
+    }
+
+    #[test]
+    fn what_a_snapshot_needs_is_written_by_merges_only() {
+        let mut files = half_synced();
+        files.guard([("/d/a".into(), "S".to_owned())].into_iter());
+        let (a, b) = (files.open(Path::new("/d/a")).unwrap(), files.open(Path::new("/d/b")).unwrap());
+        files.write(b, Write::Block(0, 5));
+        files.write_for_merge(a, Write::Block(0, 5));
+        assert_eq!(files.take_violations(), Vec::<String>::new());
+        files.write(a, Write::Block(0, 5));
+        files.remove(Path::new("/d/a"));
+        assert_eq!(
+            files.take_violations(),
+            ["Block(0, 5) is written to Inode(0), which S needs", "/d/a is removed, which S needs"]
+        );
     }
 
     #[test]

@@ -20,7 +20,8 @@ use ledger::snapshot::Format;
 use ledger::state::Timestamp;
 
 use crate::emulator::Emulator;
-use crate::files::{Content, Write};
+use crate::files::{Content, Inode, Write};
+use crate::images;
 use crate::world::{Moment, World, memory_file};
 
 /// Virtual size of every disk; content has one-byte block numbers, so it does not matter.
@@ -78,6 +79,14 @@ pub enum Step {
     Pivot(VmId, Box<MergeOrder>),
     /// The header of a file names another one behind it.
     Rebase(PathBuf, Option<PathBuf>),
+    /// Make an image of an empty file.
+    Format(PathBuf, Option<PathBuf>),
+    /// Write one block.
+    Put(PathBuf, u8, u32),
+    /// Write one block of an image of nobody into the one below.
+    MergeImages(PathBuf, PathBuf, u8),
+    /// Give a file a second name, which must be free.
+    Link(PathBuf, PathBuf),
 }
 
 /// How far an effect has come.
@@ -172,7 +181,9 @@ impl Attempt {
             Effect::Capture { .. } | Effect::Save { .. } => !self.switched && !self.steps.is_empty(),
             Effect::Merge { live: true, .. } => self.steps.iter().any(|step| matches!(step, Step::Pivot(..))),
             Effect::Merge { .. } => self.steps.iter().any(|step| matches!(step, Step::CopyDown(..) | Step::CopyUp(..))),
-            Effect::Launch { .. } | Effect::CreateOverlays { .. } => !self.steps.is_empty(),
+            Effect::Launch { .. } | Effect::CreateOverlays { .. } | Effect::WorkOnImage { .. } => {
+                !self.steps.is_empty()
+            }
             _ => false,
         }
     }
@@ -211,7 +222,6 @@ impl Attempt {
     }
 
     fn perform(&mut self, step: &Step, world: &mut World) -> Result<(), Failure> {
-        let broken = |text: String| Failure::new(Kind::Failed, text);
         match step {
             Step::Create(path, backing) => {
                 let inode = world.files.create(path);
@@ -221,7 +231,7 @@ impl Attempt {
                 world.files.create(path);
             }
             Step::Sync(path) => {
-                let inode = world.files.open(path).ok_or_else(|| broken(format!("{} is missing", path.display())))?;
+                let inode = open(world, path)?;
                 world.files.sync(inode);
             }
             Step::SyncNames(path) => world.files.sync_directory(path.parent().unwrap_or(path)),
@@ -231,12 +241,26 @@ impl Attempt {
                 world.files.below(path).iter().for_each(|file| world.files.remove(file));
             }
             Step::Rebase(path, backing) => {
-                let inode = world.files.open(path).ok_or_else(|| broken(format!("{} is missing", path.display())))?;
-                world.files.write(inode, Write::Header(backing.clone()));
+                let inode = open(world, path)?;
+                world.files.write_for_merge(inode, Write::Header(backing.clone()));
             }
             Step::Seal(path) => {
-                let inode = world.files.open(path).ok_or_else(|| broken(format!("{} is missing", path.display())))?;
+                let inode = open(world, path)?;
                 world.files.write(inode, Write::Header(None));
+            }
+            Step::Format(path, backing) => {
+                let inode = open(world, path)?;
+                world.files.write(inode, Write::Header(backing.clone()));
+            }
+            Step::Put(path, block, value) => {
+                let inode = open(world, path)?;
+                world.files.write(inode, Write::Block(*block, *value));
+            }
+            Step::MergeImages(from, to, block) => copy(world, from, to, *block, true)?,
+            Step::Link(from, to) => {
+                if !world.files.link(from, to) {
+                    return Err(Failure::new(Kind::InvalidParameter, format!("{} exists already", to.display())));
+                }
             }
             Step::CopyDown(order, block) => copy(world, &order.upper.path, &order.lower.path, *block, true)?,
             Step::CopyUp(order, block) => copy(world, &order.lower.path, &order.upper.path, *block, false)?,
@@ -355,7 +379,7 @@ impl Attempt {
                 Ok(Outcome::Measured { bytes })
             }
             Effect::InspectImage { path, .. } => inspect(world, path),
-            Effect::LocateImages { work } => Ok(Outcome::Located { work: work.clone() }),
+            Effect::LocateImages { work } => images::locate(work, world).map_err(EffectFailure::from),
             Effect::Merge { order, live, .. } => {
                 let stops = *live && is_top(order) && order.direction == MergeDirection::Down;
                 Ok(Outcome::Merged { stopped: stops && self.was_running })
@@ -408,9 +432,9 @@ fn plan(effect: &Effect, world: &World) -> Vec<Step> {
             });
             files.flat_map(|path| [Step::Remove(path.clone()), Step::SyncNames(path)]).collect()
         }
-        Effect::RemoveImage { path } => vec![Step::Remove(path.clone())],
-        // No client here works on image files apart from machines; the ledger's own tests try that with every fault.
-        Effect::LocateImages { .. } | Effect::WorkOnImage { .. } => Vec::new(),
+        Effect::RemoveImage { path } => vec![Step::Remove(path.clone()), Step::SyncNames(path.clone())],
+        Effect::WorkOnImage { work, draft } => images::plan(work, draft.as_deref(), world),
+        Effect::LocateImages { .. } => Vec::new(),
         Effect::InspectImage { .. } | Effect::Measure { .. } | Effect::Describe { .. } => Vec::new(),
     }
 }
@@ -494,18 +518,22 @@ fn is_top(order: &MergeOrder) -> bool {
     order.above.is_empty() && order.slot.is_some()
 }
 
-fn own_blocks(world: &World, path: &Path) -> Content {
+fn open(world: &World, path: &Path) -> Result<Inode, Failure> {
+    let missing = || Failure::new(Kind::Failed, format!("{} is missing", path.display()));
+    world.files.open(path).ok_or_else(missing)
+}
+
+pub(crate) fn own_blocks(world: &World, path: &Path) -> Content {
     world.files.open(path).map(|inode| world.files.data(inode).blocks).unwrap_or_default()
 }
 
 /// Copies one block; `over` says whether it replaces what is there.
 fn copy(world: &mut World, from: &Path, to: &Path, block: u8, over: bool) -> Result<(), Failure> {
-    let missing = |path: &Path| Failure::new(Kind::Failed, format!("{} is missing", path.display()));
     let value = own_blocks(world, from).get(&block).copied();
-    world.files.open(from).ok_or_else(|| missing(from))?;
-    let target = world.files.open(to).ok_or_else(|| missing(to))?;
+    open(world, from)?;
+    let target = open(world, to)?;
     if let Some(value) = value.filter(|_| over || !own_blocks(world, to).contains_key(&block)) {
-        world.files.write(target, Write::Block(block, value));
+        world.files.write_for_merge(target, Write::Block(block, value));
     }
     Ok(())
 }
@@ -523,7 +551,7 @@ fn pivot(world: &mut World, vm: VmId, order: &MergeOrder, stays: &Path, goes: &P
     if let (Some(above), MergeDirection::Down) = (above, order.direction)
         && let Some(inode) = world.files.open(&above)
     {
-        world.files.write(inode, Write::Header(Some(stays.to_owned())));
+        world.files.write_for_merge(inode, Write::Header(Some(stays.to_owned())));
     }
     Ok(())
 }

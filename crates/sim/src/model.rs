@@ -7,13 +7,17 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use ledger::id::{LayerId, SnapshotId, VmId};
 use ledger::job::{Job, JobKind, JobState};
+use ledger::layers::next_tidy;
+use ledger::snapshot::Layer;
 use ledger::state::State;
 use ledger::vm::{Power, Slot, Vm};
 
-use crate::files::Content;
+use crate::files::{Content, TORN};
+use crate::images::Images;
 use crate::service::ROOT;
 use crate::world::{Moment, World, memory_file};
 
@@ -34,6 +38,12 @@ pub struct Model {
     live: BTreeMap<VmId, Live>,
     /// What each snapshot must contain.
     pub promised: BTreeMap<SnapshotId, Moment>,
+    /// Image files of nobody.
+    pub images: Images,
+    /// Images that users own: never ours to remove.
+    pub users: BTreeSet<PathBuf>,
+    /// What users were told of jobs that failed.
+    told: BTreeSet<String>,
 }
 
 impl Live {
@@ -56,8 +66,11 @@ impl Live {
         self.disks.iter().all(|(slot, candidates)| {
             let content = disks.get(slot).unwrap_or(&none);
             // Zero stands for a block that was never written.
-            candidates.iter().all(|(block, values)| values.contains(content.get(block).unwrap_or(&0)))
-                && content.keys().all(|block| candidates.contains_key(block))
+            candidates.iter().all(|(block, values)| {
+                let value = content.get(block).unwrap_or(&0);
+                // What was being overwritten may be torn.
+                values.contains(value) || values.len() > 1 && *value == TORN
+            }) && content.keys().all(|block| candidates.contains_key(block))
         })
     }
 }
@@ -114,7 +127,13 @@ impl Model {
         }
         for (id, vm) in &after.vms {
             self.applied(before.vms.get(id).map(|vm| &**vm), vm, after);
+            self.plugged(vm, after, world);
         }
+        self.images.committed(before, after, world);
+        self.told.extend(after.jobs.values().filter_map(|job| match &job.state {
+            JobState::Failed(failure) => Some(failure.full_text()),
+            _ => None,
+        }));
     }
 
     /// An apply changes the live layers in one commit.
@@ -125,6 +144,17 @@ impl Model {
             && let Some(promise) = job.snapshot.and_then(|id| self.promised.get(&id))
         {
             self.live.insert(vm.id, Live::exactly(&promise.disks));
+        }
+    }
+
+    /// Disks that were put into a machine or taken out of it.
+    fn plugged(&mut self, vm: &Vm, after: &State, world: &World) {
+        let layers = vm.settings.layers();
+        let live = self.live.entry(vm.id).or_default();
+        live.disks.retain(|slot, _| layers.iter().any(|(known, _)| known == slot));
+        let new: Vec<_> = layers.into_iter().filter(|(slot, _)| !live.disks.contains_key(slot)).collect();
+        if let Ok(disks) = read_layers(&new, after, world) {
+            live.disks.extend(Live::exactly(&disks).disks);
         }
     }
 
@@ -141,7 +171,8 @@ impl Model {
     }
 
     /// Every snapshot can be applied: checked at any time, whatever is going on.
-    pub fn check_snapshots(&self, state: &State, world: &mut World, when: &str) {
+    pub fn check_snapshots(&mut self, state: &State, world: &mut World, when: &str) {
+        self.images.check(world, when);
         for snapshot in state.snapshots.values() {
             let Some(promise) = self.promised.get(&snapshot.id) else { continue };
             let name = &snapshot.name;
@@ -204,7 +235,9 @@ impl Model {
             Power::Running => running == Some((true, false)),
             Power::Paused => running.is_some_and(|(running, _)| !running || world.doubtful.contains(&vm.id)),
             Power::Off | Power::Saved => running.is_none(),
-            Power::Starting | Power::Saving | Power::Stopping => false,
+            // A start that could be neither completed nor undone.
+            Power::Starting => world.doubtful.contains(&vm.id),
+            Power::Saving | Power::Stopping => false,
         };
         if !fits {
             world.break_promise(format!(
@@ -225,7 +258,11 @@ impl Model {
         let memories = state.memories.values().map(|memory| memory_file(&memory.path));
         let known: BTreeSet<_> = layers.chain(memories).collect();
         let garbage: Vec<_> = state.vms.values().flat_map(|vm| &vm.garbage).collect();
-        let told: Vec<String> = state.jobs.values().map(|job| job.activity.clone()).collect();
+        let told: Vec<String> = self.told.iter().cloned().collect();
+        self.images.check_rest(&told, world);
+        for path in self.users.iter().filter(|path| world.files.open(path).is_none()).cloned().collect::<Vec<_>>() {
+            world.break_promise(format!("at rest: the user's image {} is gone", path.display()));
+        }
         for path in world.files.below(std::path::Path::new(ROOT)) {
             let named =
                 path.ancestors().any(|dir| told.iter().any(|text| text.contains(&format!("'{}'", dir.display()))));
@@ -247,10 +284,35 @@ pub fn read_layers(
 ) -> Result<BTreeMap<Slot, Content>, String> {
     let read = |(slot, layer): &(Slot, LayerId)| {
         let layer = state.layers.get(layer).ok_or("a layer is not on record")?;
-        let chain = world.files.chain(&layer.path)?;
-        Ok((*slot, world.files.read(&chain)))
+        Ok((*slot, read_layer(layer, state, world)?))
     };
     layers.iter().map(read).collect()
+}
+
+/// Through the headers; by the record if a header was torn by a power cut while a merge rewrote it, until that merge is taken up.
+fn read_layer(layer: &Layer, state: &State, world: &World) -> Result<Content, String> {
+    let torn = match world.files.chain(&layer.path) {
+        Ok(chain) => return Ok(world.files.read(&chain)),
+        Err(text) => text,
+    };
+    let unsettled = state.active_job(layer.vm).is_some() || next_tidy(state, layer.vm).is_some();
+    let chain = state.chain(layer.id);
+    let open = |layer: &std::sync::Arc<Layer>| {
+        let inode = world.files.open(&layer.path)?;
+        world.files.data(inode).whole.then_some(inode)
+    };
+    let inodes: Option<Vec<_>> = chain.into_iter().map(open).collect();
+    inodes.filter(|_| unsettled).map(|inodes| world.files.read(&inodes)).ok_or(torn)
+}
+
+/// The files that snapshots need, and which snapshot.
+pub fn needed(state: &State) -> impl Iterator<Item = (PathBuf, String)> {
+    state.snapshots.values().flat_map(|snapshot| {
+        let layers = snapshot.settings.layers().into_iter().flat_map(|(_, layer)| state.chain(layer));
+        let memory = snapshot.memory.and_then(|id| state.memories.get(&id));
+        let files = layers.map(|layer| layer.path.clone()).chain(memory.map(|memory| memory_file(&memory.path)));
+        files.map(|path| (path, format!("snapshot {}", snapshot.name)))
+    })
 }
 
 /// Whether a job of such a kind did what this commit records; it may have ended with it.

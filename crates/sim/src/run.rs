@@ -8,24 +8,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use ledger::effect::{Effect, EffectId};
+use ledger::effect::{Control, Effect, EffectId};
 use ledger::event::{Event, MachineChange};
 use ledger::failure::Kind;
 use ledger::id::VmId;
 use ledger::job::JobKind;
 use ledger::record::Store as _;
-use ledger::request::{Definition, PowerTarget, Request};
+use ledger::request::{PowerTarget, Request};
 use ledger::state::State;
-use ledger::vm::{Firmware, Power, SnapshotKind};
+use ledger::vm::{Firmware, Power};
 
 use crate::clients::Client;
 use crate::faults::Fault;
 use crate::files::Write;
 use crate::hands::Attempt;
-use crate::model::Model;
+use crate::images;
+use crate::model::{self, Model};
+use crate::orders;
 use crate::random::Random;
 use crate::service::{Death, Service, Surroundings};
 use crate::store::FakeStore;
+use crate::tree;
 use crate::world::World;
 
 /// Moves until everything must have come to rest once nothing fails any more. A job has some twenty stages of some forty steps.
@@ -90,6 +93,8 @@ pub struct Findings {
     pub snapshots: u64,
     /// Snapshots applied and compared at the end.
     pub applied: u64,
+    /// Rows of associations that clients were told and that were compared with the record, those with a parent.
+    pub children: u64,
     /// Faults by name.
     pub faults: BTreeMap<&'static str, u64>,
     /// Answers that clients heard.
@@ -178,28 +183,29 @@ impl Run {
         self.findings.trace.push(text);
     }
 
+    /// An image that a user owns.
+    fn user_image(&mut self, name: &str) -> PathBuf {
+        let path = PathBuf::from(format!("/user/{name}.qcow2"));
+        let inode = self.world.files.create(&path);
+        self.world.files.write(inode, Write::Header(None));
+        self.world.files.sync(inode);
+        self.world.files.sync_directory(std::path::Path::new("/user"));
+        self.model.users.insert(path.clone());
+        path
+    }
+
     /// Machines with two disks each, one of them with UEFI variables, too.
     fn set_up(&mut self) {
+        self.model.images = images::set_up(&mut self.world);
+        (0..3).for_each(|number| drop(self.user_image(&format!("extra-{number}"))));
         for number in 0..self.plan.machines {
             let firmware = if number % 2 == 0 { Firmware::Uefi } else { Firmware::Bios };
-            self.request(Request::DefineVm(Definition {
-                name: format!("m{number}"),
-                notes: String::new(),
-                processors: 1,
-                memory_mib: 64,
-                firmware,
-                bios_guid: None,
-                snapshot_kind: SnapshotKind::Standard,
-            }));
+            self.request(Request::DefineVm(orders::definition(format!("m{number}"), firmware)));
             self.rest();
             let state = self.service.state().clone();
             let Some(vm) = state.vms.values().find(|vm| vm.name == format!("m{number}")) else { continue };
             for address in 0..2 {
-                let path = PathBuf::from(format!("/user/{number}-{address}.qcow2"));
-                let inode = self.world.files.create(&path);
-                self.world.files.write(inode, Write::Header(None));
-                self.world.files.sync(inode);
-                self.world.files.sync_directory(std::path::Path::new("/user"));
+                let path = self.user_image(&format!("{number}-{address}"));
                 let controller = vm.settings.controllers[0].id;
                 self.request(Request::AddDrive { vm: vm.id, controller, address: Some(address) });
                 self.rest();
@@ -301,7 +307,7 @@ impl Run {
             return self.restart("daemon died in a turn");
         }
         let after = self.service.state().clone();
-        self.model.committed(&before, &after, &mut self.world);
+        self.committed(&before, &after);
         for text in after.check() {
             self.world.break_promise(format!("the next daemon could not load this: {text}"));
         }
@@ -314,7 +320,14 @@ impl Run {
         if let Ok((revision, records)) = self.store.load()
             && let Ok(after) = ledger::record::rebuild(revision, &records)
         {
-            self.model.committed(before, &after, &mut self.world);
+            self.committed(before, &after);
+        }
+    }
+
+    fn committed(&mut self, before: &State, after: &State) {
+        self.model.committed(before, after, &mut self.world);
+        if before.revision != after.revision {
+            self.world.files.guard(model::needed(after));
         }
     }
 
@@ -338,7 +351,6 @@ impl Run {
 
     /// A guest may be ended by those jobs only whose purpose it is.
     fn watch_for_quit(&mut self, id: EffectId, effect: &Effect) {
-        use ledger::effect::Control;
         let kind = self.service.state().jobs.get(&id.job).map(|job| job.kind);
         let ends = matches!(effect, Effect::Control { action: Control::Quit, .. });
         let may = matches!(kind, Some(JobKind::TurnOff | JobKind::Save | JobKind::Start | JobKind::Restore));
@@ -368,7 +380,9 @@ impl Run {
 
     fn doubt(&mut self, effect: &Effect, well: bool) {
         match effect {
-            Effect::AbortCapture { vm, resume: true, .. } if !well => self.world.doubtful.insert(*vm),
+            Effect::AbortCapture { vm, resume: true, .. } | Effect::Control { vm, action: Control::Quit } if !well => {
+                self.world.doubtful.insert(*vm)
+            }
             Effect::AbortCapture { vm, .. } | Effect::Control { vm, .. } => self.world.doubtful.remove(vm),
             _ => false,
         };
@@ -406,18 +420,35 @@ impl Run {
     }
 
     fn a_client_asks(&mut self) {
+        if self.random.permille(200) {
+            let request = orders::draw(&self.service.state().clone(), &mut self.random);
+            self.note(format!("somebody asks {request:?}"));
+            return self.request(request);
+        }
         let at = self.random.below(self.clients.len());
         if self.clients[at].asked.is_some() {
             return;
         }
         let state = self.service.state().clone();
-        let envelope = self.clients[at].ask(&state, &mut self.random);
+        let mut envelope = self.clients[at].ask(&state, &mut self.random);
         self.note(format!("client {at} asks {:?}", self.clients[at].asked));
+        if self.random.permille(50) {
+            envelope.truncate(self.random.below(envelope.len()));
+            let waiting = self.service.inbox.len();
+            let entropy = self.random.entropy();
+            self.service.ask(at, &envelope, self.now, entropy);
+            if self.service.inbox.len() > waiting {
+                self.world.break_promise("half an envelope is taken for a request");
+            }
+            return;
+        }
         let entropy = self.random.entropy();
         self.service.ask(at, &envelope, self.now, entropy);
     }
 
     fn deliver(&mut self) {
+        let broken = self.world.files.take_violations().into_iter().chain(std::mem::take(&mut self.service.broken));
+        self.world.broken.extend(broken);
         for (client, reply) in std::mem::take(&mut self.service.replies) {
             if let Err(text) = self.clients[client].hear(reply.status, reply.content_type, &reply.body) {
                 self.world.break_promise(format!("client {client}: {text}"));
@@ -445,9 +476,30 @@ impl Run {
         }
         let state = self.service.state().clone();
         self.model.check_snapshots(&state, &mut self.world, why);
+        let left_alone = self.left_alone();
         for vm in self.service.to_observe() {
             let found = self.world.observe(vm);
             self.turn(Event::Observed { vm, found }, None);
+        }
+        self.check_adopted(&left_alone, why);
+    }
+
+    /// Guests that run while a new daemon starts: it must adopt them, and take them for running. The one exception is a guest that
+    /// the daemon before had stopped for the pause of a capture or of a merge: it stands still, and is not among these.
+    fn left_alone(&self) -> Vec<VmId> {
+        let state = self.service.state();
+        let runs = |vm: &VmId| state.vms.get(vm).is_some_and(|vm| vm.power == Power::Running);
+        let running = self.world.emulators.iter().filter(|(_, emulator)| emulator.running && !emulator.held);
+        running.map(|(vm, _)| *vm).filter(runs).collect()
+    }
+
+    fn check_adopted(&mut self, left_alone: &[VmId], why: &str) {
+        for vm in left_alone {
+            let power = self.service.state().vms.get(vm).map(|vm| vm.power);
+            let runs = self.world.emulators.get(vm).is_some_and(|emulator| emulator.running);
+            if !runs || power != Some(Power::Running) {
+                self.world.break_promise(format!("{why}: the guest of {vm} ran on, and counts as {power:?}"));
+            }
         }
     }
 
@@ -490,6 +542,7 @@ impl Run {
         self.service.inbox.push_back(Event::Tick);
         self.rest();
         self.check("at rest");
+        self.check_associations();
         let state = self.service.state().clone();
         self.findings.snapshots = state.snapshots.len() as u64;
         for vm in state.vms.keys() {
@@ -506,6 +559,25 @@ impl Run {
         self.rest();
         let state = self.service.state().clone();
         self.model.check_rest(&state, &mut self.world);
+        self.deliver();
+    }
+
+    /// What clients are told of snapshots, against what is on record.
+    fn check_associations(&mut self) {
+        let state = self.service.state().clone();
+        for vm in state.vms.values() {
+            for (association, expected) in tree::expected(&state, vm) {
+                let question = tree::question(vm.id, association);
+                let entropy = self.random.entropy();
+                self.service.ask(tree::CLIENT, &question.to_envelope(tree::STAMP), self.now, entropy);
+                let replies = std::mem::take(&mut self.service.replies);
+                let found = replies.iter().find(|(client, _)| *client == tree::CLIENT).map(|(_, reply)| reply);
+                match tree::compare(&question, found, &expected) {
+                    Ok(children) => self.findings.children += children,
+                    Err(text) => self.world.break_promise(format!("{association} of {}: {text}", vm.name)),
+                }
+            }
+        }
     }
 
     fn power(&mut self, vm: VmId, target: PowerTarget) {

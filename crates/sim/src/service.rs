@@ -63,6 +63,10 @@ pub struct Service {
     pub cancelled: Vec<EffectId>,
     /// Replies on their way, by client.
     pub replies: Vec<(usize, HttpReply)>,
+    /// Refusals that changed something, in words.
+    pub broken: Vec<String>,
+    /// Facts wait that the store could not take; the next event records them.
+    behind: bool,
 }
 
 /// A method call on its way.
@@ -117,6 +121,8 @@ impl Service {
             started: Vec::new(),
             cancelled: Vec::new(),
             replies: Vec::new(),
+            broken: Vec::new(),
+            behind: false,
         })
     }
 
@@ -205,6 +211,10 @@ impl Service {
 
     /// Works in one event. `false` if the daemon died of it.
     pub fn turn(&mut self, event: Event, store: &mut FakeStore, now: u64, death: Option<Death>) -> bool {
+        let asked = match &event {
+            Event::Request { id, request, .. } => Some((*id, format!("{request:?}"))),
+            _ => None,
+        };
         let step = self.driver.handle(event, Timestamp(now));
         if death == Some(Death::BeforeCommit) {
             return false;
@@ -216,11 +226,27 @@ impl Service {
                 }
                 self.driver.confirm(step)
             }
-            Some(Err(error)) => self.driver.refuse(step, &error),
+            Some(Err(error)) => {
+                self.behind |= asked.is_none();
+                self.driver.refuse(step, &error)
+            }
         };
-        self.state = Arc::new(self.driver.state().clone());
+        let before = std::mem::replace(&mut self.state, Arc::new(self.driver.state().clone()));
+        self.check_refusal(&before, asked, &released);
         self.release(released, now);
         true
+    }
+
+    /// A refusal changes nothing, unless it found facts to be recorded.
+    fn check_refusal(&mut self, before: &State, asked: Option<(RequestId, String)>, released: &Released) {
+        let changed = *before != *self.state;
+        if let Some((id, request)) = asked {
+            let refused = |(to, reply): &(RequestId, Reply)| *to == id && matches!(reply, Reply::Refused(_));
+            if changed && !self.behind && released.replies.iter().any(refused) {
+                self.broken.push(format!("{request} was refused and changed something"));
+            }
+        }
+        self.behind &= before.revision == self.state.revision;
     }
 
     fn release(&mut self, released: Released, now: u64) {

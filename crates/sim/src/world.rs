@@ -35,7 +35,7 @@ pub struct World {
     pub pressed: BTreeSet<VmId>,
     /// What machines did when the answer to an order had been waited for too long.
     pub news: Vec<(VmId, MachineChange)>,
-    /// Guests that could not be told to run on: nobody knows whether they do, and they count as paused.
+    /// Machines that could not be told to run on, or to end: nobody knows whether they did.
     pub doubtful: BTreeSet<VmId>,
     /// Promises broken so far, in words.
     pub broken: Vec<String>,

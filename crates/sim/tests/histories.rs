@@ -22,8 +22,11 @@ fn trouble() -> usize {
 
 #[test]
 fn without_faults_everything_works() {
-    let applied: u64 = (0..30).map(|seed| check(seed, 0).applied).sum();
+    let all: Vec<Findings> = (0..30).map(|seed| check(seed, 0)).collect();
+    let applied: u64 = all.iter().map(|findings| findings.applied).sum();
+    let children: u64 = all.iter().map(|findings| findings.children).sum();
     assert!(applied > 20, "{applied} snapshots were applied and compared");
+    assert!(children > 20, "clients were told of {children} snapshots with a parent");
 }
 
 #[test]
