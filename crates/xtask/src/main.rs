@@ -8,6 +8,7 @@
 //! | `conformance` | writes docs/CONFORMANCE.md from the list of requirements and the marks of the tests |
 //! | `test` | `setup`, `guest` and `tidy`, then clippy and every test |
 //! | `sim` | plays histories in a fake world; needs nothing but the compiler |
+//! | `mutants` | puts wrong lines into a copy of the code, one at a time, and demands that a test catches each |
 //! | `fuzz` | looks for inputs that break a parser; needs a C++ compiler besides |
 //! | `demo`, `bench`, `torture`, `powercut` | build and run the programs of `vmtest` with those names |
 //!
@@ -16,6 +17,7 @@
 
 mod fuzz;
 mod guest;
+mod mutants;
 mod setup;
 mod shell;
 mod tidy;
@@ -25,7 +27,7 @@ use std::process::ExitCode;
 use shell::{Result, Tool, Workspace};
 
 const USAGE: &str =
-    "usage: cargo xtask setup | guest | tidy | conformance | test | sim | fuzz | demo | bench | torture | powercut";
+    "usage: cargo xtask setup | guest | tidy | conformance | test | sim | mutants | fuzz | demo | bench | torture | powercut";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -51,6 +53,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "conformance" => tidy::write_conformance(&workspace),
         "test" => test(&workspace),
         "sim" => simulate(&workspace, rest),
+        "mutants" => mutants::run(&workspace, rest),
         "fuzz" => fuzz::run(&workspace, rest),
         "demo" | "bench" | "torture" | "powercut" => run_program(&workspace, task, rest),
         "help" | "--help" | "-h" => {
