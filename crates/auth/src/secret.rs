@@ -4,10 +4,11 @@
 //! (MS-NLMP 3.3.1, `NTOWFv1`), which is as good as the password itself on this service and is kept only for users who
 //! ask for NTLM.
 
+use std::cell::RefCell;
 use std::fmt;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use md4::{Digest, Md4};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
@@ -74,7 +75,14 @@ impl Phc {
         if bytes.is_empty() || bytes.len() > PASSWORD_BYTES_MAX {
             return Err(SecretError::Length);
         }
-        let hash = argon2id(bytes, salt)?;
+        let (params, output) = argon2id(bytes, salt)?;
+        let hash = PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: ParamsString::try_from(&params).map_err(|_| SecretError::Phc)?,
+            salt: Some(Salt::new(salt).map_err(|_| SecretError::Phc)?),
+            hash: Some(Output::new(&output).map_err(|_| SecretError::Phc)?),
+        };
         Ok(Self(hash.to_string()))
     }
 
@@ -96,7 +104,18 @@ impl Phc {
     /// Whether `password` is the one. Takes tens of milliseconds and tens of MiB, on purpose.
     pub fn verify(&self, password: &Password) -> bool {
         let bytes = password.reveal().as_bytes();
-        bytes.len() <= PASSWORD_BYTES_MAX && Argon2::default().verify_password(bytes, self.0.as_str()).is_ok()
+        bytes.len() <= PASSWORD_BYTES_MAX && self.is_of(bytes).unwrap_or(false)
+    }
+
+    /// `None` if it cannot be computed.
+    fn is_of(&self, password: &[u8]) -> Option<bool> {
+        let hash = PasswordHash::new(&self.0).ok()?;
+        let version = hash.version.map_or(Some(Version::V0x13), |version| Version::try_from(version).ok())?;
+        let params = Params::try_from(&hash).ok()?;
+        let (salt, expected) = (hash.salt.as_ref()?, hash.hash.as_ref()?);
+        let mut found = Zeroizing::new(vec![0; expected.as_ref().len()]);
+        fill(&Argon2::new(Algorithm::Argon2id, version, params), password, salt.as_ref(), &mut found).ok()?;
+        Some(found.ct_eq(expected.as_ref()).into())
     }
 
     /// The string, for the file.
@@ -115,10 +134,35 @@ pub fn pretend_to_verify(password: &Password) {
     }
 }
 
-fn argon2id(password: &[u8], salt: &[u8; 16]) -> Result<PasswordHash, SecretError> {
+/// The cost of new hashes, and such a hash.
+fn argon2id(password: &[u8], salt: &[u8; 16]) -> Result<(Params, [u8; 32]), SecretError> {
     let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|_| SecretError::Phc)?;
-    let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    hasher.hash_password_with_salt(password, salt).map_err(|_| SecretError::Phc)
+    let mut hash = [0; 32];
+    fill(&Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone()), password, salt, &mut hash)?;
+    Ok((params, hash))
+}
+
+thread_local! {
+    /// What this thread computed its last hash in. An allocator that gets 19 MiB back, aligned as these are, may not find
+    /// them fit for the next hash, and take new ones each time.
+    static MEMORY: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Computes a hash, in memory that this thread keeps unless it is more than usual.
+fn fill(hasher: &Argon2<'_>, password: &[u8], salt: &[u8], hash: &mut [u8]) -> Result<(), SecretError> {
+    let usual = usize::try_from(MEMORY_KIB).unwrap_or(usize::MAX);
+    let count = hasher.params().block_count();
+    MEMORY.with_borrow_mut(|memory| {
+        memory.resize(count.max(usual), Block::default());
+        let blocks = memory.get_mut(..count).unwrap_or_default();
+        let done = hasher.hash_password_into_with_memory(password, salt, hash, &mut *blocks);
+        // What the password was mixed into is of no use to anybody.
+        blocks.fill(Block::default());
+        if count > usual {
+            *memory = Vec::new();
+        }
+        done.map_err(|_| SecretError::Phc)
+    })
 }
 
 impl fmt::Debug for Phc {

@@ -13,14 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use auth::connection::{BodyKind, Caller, Connection, Head, Method, Policy, Verdict};
 use auth::context::{Peer, Reason, Refusal, Surroundings};
 use auth::lockout::Lockout;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::audit::{Audit, Record};
+use crate::hashers::Hashers;
 use crate::places::{Full, Place, Source};
 use crate::users_file::UsersFile;
-
-/// Passwords verified at a time; each takes a processor and 19 MiB.
-const HASHING_MAX: usize = 2;
 
 /// What all connections have in common.
 pub struct Gate {
@@ -31,14 +29,14 @@ pub struct Gate {
     /// Where it is recorded.
     pub audit: Audit,
     lockout: Mutex<Lockout>,
-    hashing: Semaphore,
+    hashers: Hashers,
 }
 
 impl Gate {
     /// A gate where nobody has tried yet.
     pub fn new(users: UsersFile, policy: Policy, audit: Audit) -> Self {
-        let (lockout, hashing) = (Mutex::new(Lockout::default()), Semaphore::new(HASHING_MAX));
-        Self { users, policy: Arc::new(policy), audit, lockout, hashing }
+        let lockout = Mutex::new(Lockout::default());
+        Self { users, policy: Arc::new(policy), audit, lockout, hashers: Hashers::start() }
     }
 }
 
@@ -195,11 +193,6 @@ impl Guest {
         let is_password = authorization.as_deref().is_some_and(|header| {
             header.trim_start().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic"))
         });
-        let turn = match is_password {
-            // Never closed.
-            true => self.gate.hashing.acquire().await.ok(),
-            false => None,
-        };
         let work = move || {
             let users = gate.users.current();
             let random = crate::entropy();
@@ -210,11 +203,13 @@ impl Guest {
             connection.authorize(head, &around, &gate.lockout)
         };
         // Passwords take a processor for a while, and a Kerberos library may read files.
-        let verdict = tokio::task::spawn_blocking(work).await;
-        drop(turn);
+        let verdict = match is_password {
+            true => self.gate.hashers.run(work).await,
+            false => tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string()),
+        };
         verdict.unwrap_or_else(|error| Verdict::Challenge {
             headers: Vec::new(),
-            refusal: Some(Refusal::from(Reason::Other(error.to_string()))),
+            refusal: Some(Refusal::from(Reason::Other(error))),
         })
     }
 

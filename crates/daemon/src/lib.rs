@@ -16,6 +16,7 @@ pub mod door;
 pub mod facts;
 pub mod following;
 pub mod guest;
+mod hashers;
 pub mod http;
 pub mod listen;
 pub mod peer;
