@@ -201,6 +201,9 @@ fn asking(mut response: Answer, challenges: Vec<String>) -> Answer {
 /// Reads a body that nobody wants.
 async fn drop_body(body: Incoming) -> Result<(), Answer> {
     let bytes_max = MAX_REQUEST_BYTES + SEAL_BYTES_MAX;
+    if announces_more(&body, bytes_max) {
+        return Err(too_large(bytes_max));
+    }
     let limited = Limited::new(body, bytes_max);
     let mut limited = std::pin::pin!(limited);
     let read = async {
@@ -217,8 +220,7 @@ async fn drop_body(body: Incoming) -> Result<(), Answer> {
 
 /// The body, or what to say instead.
 async fn collect(body: Incoming, bytes_max: usize) -> Result<Bytes, Answer> {
-    // What a client announces need not be waited for.
-    if body.size_hint().lower() > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
+    if announces_more(&body, bytes_max) {
         return Err(too_large(bytes_max));
     }
     let limited = Limited::new(body, bytes_max).collect();
@@ -228,6 +230,11 @@ async fn collect(body: Incoming, bytes_max: usize) -> Result<Bytes, Answer> {
         }
         Err(_) => Err(late()),
     }
+}
+
+/// Whether a client announces more than it may send, which need not be waited for.
+fn announces_more(body: &Incoming, bytes_max: usize) -> bool {
+    body.size_hint().lower() > u64::try_from(bytes_max).unwrap_or(u64::MAX)
 }
 
 fn unreadable(error: &(dyn std::error::Error + Send + Sync + 'static), bytes_max: usize) -> Answer {
