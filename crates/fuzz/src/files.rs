@@ -128,15 +128,21 @@ struct Sparse {
 }
 
 impl Sparse {
-    fn put(&mut self, offset: u64, bytes: &[u8]) {
-        for (position, byte) in (offset..).zip(bytes) {
-            let page = self.pages.entry(position / PAGE).or_insert_with(|| vec![0; 4096]);
-            if let Some(place) = usize::try_from(position % PAGE).ok().and_then(|at| page.get_mut(at)) {
-                *place = *byte;
-            }
+    fn put(&mut self, mut offset: u64, mut bytes: &[u8]) {
+        while let Some((begin, room)) = piece(offset, bytes.len()) {
+            let page = self.pages.entry(offset / PAGE).or_insert_with(|| vec![0; 4096]);
+            let (now, rest) = bytes.split_at(room);
+            page[begin..begin + room].copy_from_slice(now);
+            (offset, bytes) = (offset + now.len() as u64, rest);
         }
-        self.length = self.length.max(offset + u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.length = self.length.max(offset);
     }
+}
+
+/// Where in its page an offset is, and how many of some bytes fit there; `None` if there are none.
+fn piece(offset: u64, bytes: usize) -> Option<(usize, usize)> {
+    let begin = usize::try_from(offset % PAGE).ok()?;
+    (bytes > 0).then_some((begin, bytes.min(4096 - begin)))
 }
 
 impl Storage for Sparse {
@@ -144,15 +150,17 @@ impl Storage for Sparse {
         Ok(self.length)
     }
 
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
-        let end = u64::try_from(buffer.len()).ok().and_then(|length| offset.checked_add(length));
-        if end.is_none_or(|end| end > self.length) {
+    fn read_at(&self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), StorageError> {
+        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.length) {
             return Err(StorageError("beyond the end".to_owned()));
         }
-        for (position, place) in (offset..).zip(buffer) {
-            let page = self.pages.get(&(position / PAGE));
-            let at = usize::try_from(position % PAGE).unwrap_or(usize::MAX);
-            *place = page.and_then(|page| page.get(at)).copied().unwrap_or(0);
+        while let Some((begin, room)) = piece(offset, buffer.len()) {
+            let (now, rest) = buffer.split_at_mut(room);
+            match self.pages.get(&(offset / PAGE)) {
+                Some(page) => now.copy_from_slice(&page[begin..begin + room]),
+                None => now.fill(0),
+            }
+            (offset, buffer) = (offset + room as u64, rest);
         }
         Ok(())
     }
