@@ -22,9 +22,9 @@ use crate::shell::{Context, Failure, Result, Tool, Workspace, step};
 const USAGE: &str = "usage: cargo xtask fuzz [--minutes N] [--target NAME] [--jobs N] [--keep]";
 
 /// What makes LLVM count the blocks that are run and show the fuzzer what is compared with what.
-const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+const INSTRUMENTATION: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares";
+    -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing";
 /// Names the target to the program, which has all of them.
 const TARGET_VARIABLE: &str = "SNAPVISOR_FUZZ_TARGET";
 /// Seconds that one input may take. The longest takes milliseconds.

@@ -87,7 +87,7 @@ impl Doors {
 }
 
 /// An address of this host that is not loopback. Asking the kernel for the way to somewhere sends nothing.
-fn own_address() -> IpAddr {
+pub fn own_address() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket
         .connect("198.51.100.1:9")

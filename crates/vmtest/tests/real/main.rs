@@ -12,6 +12,7 @@ mod damage;
 mod destroy;
 mod doors;
 mod headers;
+mod hostile;
 mod images;
 mod matrix;
 mod outside;
