@@ -21,7 +21,7 @@ use crate::tls::{Tls, TlsError};
 use crate::users_file::{self, UsersFileError};
 
 /// Heading of the options that say which daemon is meant.
-const PLACE: &str = "Files of the daemon";
+pub const PLACE: &str = "Files of the daemon";
 
 /// `snapvisor user`
 #[derive(Args, Debug)]

@@ -19,7 +19,7 @@ use ledger::id::VmId;
 use ledger::record::{RecordError, StoreError, rebuild};
 use serde_json::{Value, json};
 
-use crate::admin::{Place, Said};
+use crate::admin::{PLACE, Said};
 use crate::config::{Config, ConfigError, Flags, Settings, Surroundings};
 use crate::run::{self, RunError};
 
@@ -54,11 +54,14 @@ pub struct RecoverCommand {
 /// Which daemon's files.
 #[derive(Args, Debug, Clone, Default)]
 pub struct Files {
-    #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as help")]
-    pub place: Place,
+    /// Configuration file of the daemon
+    #[arg(long, env = "SNAPVISOR_CONFIG", value_name = "FILE", help_heading = PLACE)]
+    pub config: Option<PathBuf>,
+    /// Data directory of the daemon
+    #[arg(long, env = "SNAPVISOR_DATA_DIR", value_name = "DIR", help_heading = PLACE)]
+    pub data_dir: Option<PathBuf>,
     /// Directory of the daemon's sockets, in which it remembers processes
-    #[arg(long, env = "SNAPVISOR_RUN_DIR", value_name = "DIR")]
+    #[arg(long, env = "SNAPVISOR_RUN_DIR", value_name = "DIR", help_heading = PLACE)]
     pub run_dir: Option<PathBuf>,
 }
 
@@ -143,6 +146,7 @@ pub fn recover(command: RecoverCommand) -> Result<Verdict, CareError> {
         matches!(plan.store, Ok(Some(_))) && !plan.stale && !plan.recovered.notes.iter().any(|note| !note.warning);
     let aside = aside(&layout);
     let done = !command.dry_run && !unchanged;
+    let replaced = done && layout.database().exists();
     if done {
         check::put_in_place(&layout, &lock, &aside, &plan)?;
     }
@@ -154,10 +158,15 @@ pub fn recover(command: RecoverCommand) -> Result<Verdict, CareError> {
     let _ = match unchanged {
         true => writeln!(text, "{what}"),
         false => {
-            writeln!(text, "{what} {} machines and {} snapshots", state.vms.len(), state.snapshots.len())
+            writeln!(
+                text,
+                "{what} {} and {}",
+                some(state.vms.len(), "machine"),
+                some(state.snapshots.len(), "snapshot")
+            )
         }
     };
-    if done && aside.exists() {
+    if replaced {
         let _ = writeln!(text, "the old one is in {}", aside.display());
     }
     if done {
@@ -176,8 +185,8 @@ pub fn recover(command: RecoverCommand) -> Result<Verdict, CareError> {
 }
 
 fn look_up(files: Files) -> Result<(Config, Layout), CareError> {
-    let Files { place: Place { config, data_dir, users_file }, run_dir } = files;
-    let settings = Settings { data_dir, users_file, run_dir, ..Settings::default() };
+    let Files { config, data_dir, run_dir } = files;
+    let settings = Settings { data_dir, run_dir, ..Settings::default() };
     let config = Config::load(Flags { config, settings, ..Flags::default() }, &Surroundings::of_this_process())?;
     if !config.data_dir.is_dir() {
         return Err(CareError::NoData(config.data_dir));
@@ -222,8 +231,11 @@ fn verdict(report: &Report, depth: Depth, done: &[String]) -> Verdict {
     let how = if depth == Depth::Full { "all content" } else { "headers and tables" };
     let _ = writeln!(
         text,
-        "looked at {machines} machines, {snapshots} snapshots, {layers} disk layers and {memories} memory images ({} MiB); \
-         {how} of {compared} compared with their seals",
+        "looked at {}, {}, {} and {} ({} MiB); {how} of {compared} compared with their seals",
+        some(machines, "machine"),
+        some(snapshots, "snapshot"),
+        some(layers, "disk layer"),
+        some(memories, "memory image"),
         bytes >> 20
     );
     let of = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
@@ -231,7 +243,7 @@ fn verdict(report: &Report, depth: Depth, done: &[String]) -> Verdict {
     let repairable = findings.iter().filter(|finding| finding.repair.is_some()).count();
     let _ = match (errors, warnings) {
         (0, 0) => writeln!(text, "all is well"),
-        _ => writeln!(text, "{errors} errors, {warnings} warnings"),
+        _ => writeln!(text, "{}, {}", some(errors, "error"), some(warnings, "warning")),
     };
     if repairable > 0 && done.is_empty() {
         let _ = writeln!(text, "{repairable} can be put right: stop the daemon and run `snapvisor check --repair`");
@@ -242,6 +254,11 @@ fn verdict(report: &Report, depth: Depth, done: &[String]) -> Verdict {
         "compared": compared, "bytes": bytes, "errors": errors, "warnings": warnings,
     });
     ((text, value), errors == 0)
+}
+
+/// `1 machine`, `2 machines`
+fn some(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn describe(text: &mut String, finding: &Finding) {

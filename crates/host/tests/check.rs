@@ -303,7 +303,7 @@ fn a_lost_database_comes_back_from_the_machines_own_words() {
             Some(text) => fs::write(place.layout.database(), text).unwrap(),
         }
         let plan = place.plan(&[]);
-        assert_eq!(place.notes(&plan), "'web' is back with 1 snapshots\n");
+        assert_eq!(place.notes(&plan), "'web' is back with 1 snapshot\n");
         let state = place.recover(&plan);
         assert_eq!(
             (&state.vms, &state.snapshots, &state.layers),

@@ -163,7 +163,8 @@ impl Recovered {
         self.settle(&mut machine, remains.alive.contains(&vm));
         self.mend_references(&mut machine);
         let snapshots = self.state.snapshots_of(vm).count();
-        self.note(vm, false, format!("'{}' is back with {snapshots} snapshots", machine.name));
+        let plural = if snapshots == 1 { "" } else { "s" };
+        self.note(vm, false, format!("'{}' is back with {snapshots} snapshot{plural}", machine.name));
         self.adopt_tops(&mut machine, remains.layers.get(&vm).map_or(&[][..], Vec::as_slice));
         self.state.put_vm(machine);
     }

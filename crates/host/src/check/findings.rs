@@ -5,6 +5,7 @@
 //! | a file of a snapshot is missing, damaged, or not what its seal says | error: names the file and every snapshot it concerns | no: from a backup only |
 //! | a header names another file below than the record | error | yes, if what the record names is sound |
 //! | somebody else writes to a disk, or to a frozen file | error: names the process | no: end that process |
+//! | a machine's process does not write to what is on record as its disk | error | no |
 //! | files that nobody refers to | warning | moved aside |
 //! | an inventory is missing, behind or damaged | warning | written anew |
 //! | a machine that is not on record | warning | `snapvisor recover` |
@@ -219,6 +220,7 @@ impl Findings<'_> {
                 format!("memory image {memory} of '{}' lost the texts that tell how to start it alone", machine.name);
             self.add(Severity::Warning, text, "the snapshot is as good; take a new one if you need the texts");
         }
+        self.live_tops(state, machine, facts);
         self.left_over(state, machine, facts);
         self.inventory(machine, facts);
         self.process(machine, facts);
@@ -325,6 +327,26 @@ impl Findings<'_> {
             };
             self.add(Severity::Error, format!("{damage} ({what})"), advice);
             self.concern(concerns.to_vec());
+        }
+    }
+
+    /// The machine's own process must have open for writing what is on record as live, and no less.
+    fn live_tops(&mut self, state: &State, machine: &Vm, facts: &MachineFacts) {
+        let Some(pid) = facts.process else { return };
+        let writes = |fact: &FileFact| fact.users.iter().any(|user| user.pid == pid && user.writes);
+        // Of a process of another user nothing can be seen.
+        if !facts.layers.values().any(writes) {
+            return;
+        }
+        let live = machine.settings.layers().into_iter().filter_map(|(_, top)| state.layers.get(&top));
+        for layer in live.filter(|layer| !facts.layers.get(&layer.id).is_some_and(writes)) {
+            let text = format!(
+                "process {pid} is '{}' and does not write to {}, which is on record as its live disk",
+                machine.name,
+                layer.path.display()
+            );
+            let advice = "shut the guest down from inside and do not start it again; then `snapvisor check` tells more";
+            self.add(Severity::Error, text, advice);
         }
     }
 
