@@ -38,6 +38,7 @@ use crate::checked;
 use crate::fault;
 use crate::file_storage::FileStorage;
 use crate::hands::{replace_file, sync_directory_of};
+use crate::image_lock::{self, Use};
 use crate::layout::Layout;
 
 /// Version of the file.
@@ -327,9 +328,12 @@ impl Seals {
 }
 
 impl FileSeal {
-    /// `None` if told to stop.
+    /// `None` if told to stop, or if somebody writes to it: what is written is not frozen, whatever the record says.
     fn take(thing: &Sealed, path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<Option<Self>> {
         let meta = fs::metadata(path)?;
+        if image_lock::used_by_others(meta.dev(), meta.ino())? == Use::Written {
+            return Ok(None);
+        }
         let file = FileStorage::read_only(path)?;
         let quick = digest(&file, &thing.quick(&file, path)?, go_on)?;
         let full = digest(&file, &[whole(meta.len())], go_on)?;

@@ -49,8 +49,8 @@ pub struct Remains {
     pub store: Option<(u64, Vec<Stored>)>,
     /// What machines' directories tell.
     pub inventories: Vec<Inventory>,
-    /// Machines whose process is alive.
-    pub alive: BTreeSet<VmId>,
+    /// Machines whose process is alive, and the files that it may write to.
+    pub alive: BTreeMap<VmId, BTreeSet<PathBuf>>,
     /// Layer files found, by machine.
     pub layers: BTreeMap<VmId, Vec<FoundLayer>>,
     /// Machines to be taken from their inventory although a later store does not have them any more.
@@ -160,13 +160,30 @@ impl Recovered {
             self.state.put_memory((**memory).clone());
         }
         machine.garbage.extend(found.active_job(vm).and_then(|job| doomed(&job.stage)).into_iter().flatten().cloned());
-        self.settle(&mut machine, remains.alive.contains(&vm));
+        let process = remains.alive.get(&vm);
+        self.settle(&mut machine, process.is_some());
         self.mend_references(&mut machine);
+        self.adopt_tops(&mut machine, remains.layers.get(&vm).map_or(&[][..], Vec::as_slice), process);
+        if let Some(path) = process.and_then(|process| self.elsewhere(&machine, process)) {
+            self.forget(vm);
+            // The guest of such a process stands still: a merge leaves it so until the record says what it writes to.
+            let text = format!(
+                "left out: its process does not write to {}, which is its disk: a merge was under way. End that process, which loses \
+                 what is in the guest's memory only, and recover again with --adopt {vm}",
+                path.display()
+            );
+            return self.note(vm, true, text);
+        }
         let snapshots = self.state.snapshots_of(vm).count();
         let plural = if snapshots == 1 { "" } else { "s" };
         self.note(vm, false, format!("'{}' is back with {snapshots} snapshot{plural}", machine.name));
-        self.adopt_tops(&mut machine, remains.layers.get(&vm).map_or(&[][..], Vec::as_slice));
         self.state.put_vm(machine);
+    }
+
+    /// A live disk that the machine's process does not write to.
+    fn elsewhere(&self, machine: &Vm, process: &BTreeSet<PathBuf>) -> Option<PathBuf> {
+        let live = machine.settings.layers().into_iter().filter_map(|(_, top)| self.state.layers.get(&top));
+        live.map(|layer| layer.path.clone()).find(|path| !process.contains(path))
     }
 
     fn forget(&mut self, vm: VmId) {
@@ -249,13 +266,16 @@ impl Recovered {
 
     /// A layer file that nobody knows and that lies on a live top is one that a job was about to make the new top, or had: a guest may
     /// have written to it. One that was never written reads like what is below it, so it is right to take it as live. Not so one that
-    /// was merged into the layer below and waits to be deleted: what it holds is of the past.
-    fn adopt_tops(&mut self, machine: &mut Vm, found: &[FoundLayer]) {
+    /// was merged into the layer below and waits to be deleted: what it holds is of the past. A process that lives knows better: its tops are
+    /// what it writes to.
+    fn adopt_tops(&mut self, machine: &mut Vm, found: &[FoundLayer], process: Option<&BTreeSet<PathBuf>>) {
         // Twice as often as a machine has layers nobody can have gone round.
         for _ in 0..found.len() {
             let live = machine.settings.layers();
-            let unknown =
-                |it: &&FoundLayer| !self.state.layers.contains_key(&it.layer) && !machine.garbage.contains(&it.path);
+            let unknown = |it: &&FoundLayer| {
+                let used = process.is_none_or(|process| process.contains(&it.path));
+                used && !self.state.layers.contains_key(&it.layer) && !machine.garbage.contains(&it.path)
+            };
             let on_live = |it: &FoundLayer| {
                 let path = it.backing.as_ref()?;
                 live.iter().find(|(_, top)| self.state.layers.get(top).is_some_and(|top| top.path == *path)).copied()

@@ -42,6 +42,8 @@ pub enum Fault {
     TimesOut,
     /// The store cannot write.
     StoreFails,
+    /// The daemon dies and its store is gone; an administrator recovers what the machines say of themselves.
+    StoreLost,
     /// All of an effect is done once more before its outcome is told.
     DoneTwice,
     /// An outcome is overtaken by what happens after it.
@@ -56,7 +58,7 @@ pub enum Fault {
 
 impl Fault {
     /// Each of them, by the name it has on command lines and in counts.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 16] = [
         (Self::DaemonDies, "daemon-dies"),
         (Self::DaemonDiesBeforeCommit, "daemon-dies-before-commit"),
         (Self::DaemonDiesAfterCommit, "daemon-dies-after-commit"),
@@ -67,6 +69,7 @@ impl Fault {
         (Self::OutOfMemory, "out-of-memory"),
         (Self::TimesOut, "times-out"),
         (Self::StoreFails, "store-fails"),
+        (Self::StoreLost, "store-lost"),
         (Self::DoneTwice, "done-twice"),
         (Self::OutcomeLate, "outcome-late"),
         (Self::OutcomeTwice, "outcome-twice"),
@@ -87,7 +90,7 @@ impl Fault {
     /// Whether it makes a difference in the place of such a move.
     pub fn strikes(self, at: Move) -> bool {
         match self {
-            Self::DaemonDies | Self::EmulatorDies => at == Move::Step,
+            Self::DaemonDies | Self::EmulatorDies | Self::StoreLost => at == Move::Step,
             Self::PowerFails => matches!(at, Move::Step | Move::Guest),
             Self::StepFails | Self::NoSpace | Self::OutOfMemory | Self::TimesOut | Self::DoneTwice => at == Move::Step,
             Self::DaemonDiesBeforeCommit | Self::DaemonDiesAfterCommit | Self::StoreFails => {
@@ -131,6 +134,7 @@ impl Run {
                 self.take_an_event(None);
                 self.store.mood = Mood::Well;
             }
+            Fault::StoreLost => self.store_is_lost(),
             Fault::DoneTwice => self.an_effect_is_done_twice(),
             Fault::OutcomeLate | Fault::OutcomeTwice => self.an_outcome_is_late(fault == Fault::OutcomeTwice),
             Fault::ClockBack => self.now = self.now.saturating_sub(self.random.bits() % JUMP_MAX_US),

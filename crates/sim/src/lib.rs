@@ -28,6 +28,7 @@ pub mod images;
 pub mod model;
 pub mod orders;
 pub mod random;
+mod recovery;
 pub mod run;
 pub mod service;
 pub mod store;

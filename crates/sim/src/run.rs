@@ -456,8 +456,8 @@ impl Run {
         }
     }
 
-    /// The daemon is gone; a new one looks at what there is.
-    pub(crate) fn restart(&mut self, why: &str) {
+    /// The daemon is gone, and what emulators do on their own is done.
+    pub(crate) fn daemon_ends(&mut self) {
         for attempt in self.attempts.values_mut() {
             let steps = self.random.below(8);
             for _ in 0..steps {
@@ -470,6 +470,11 @@ impl Run {
         self.again.clear();
         self.late.clear();
         self.clients.iter_mut().for_each(Client::hang_up);
+    }
+
+    /// The daemon is gone; a new one looks at what there is.
+    pub(crate) fn restart(&mut self, why: &str) {
+        self.daemon_ends();
         match Service::start(&mut self.store, &self.surroundings) {
             Ok(service) => self.service = service,
             Err(error) => return self.world.break_promise(format!("{why}: the next daemon does not start: {error}")),

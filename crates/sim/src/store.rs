@@ -1,8 +1,11 @@
-//! A store in memory that survives everything, and fails when told to.
+//! A store in memory that survives everything, fails when told to, and can be lost as a whole: then machines' inventories are what is left.
 
 use std::collections::BTreeMap;
 
-use ledger::record::{Commit, Store, StoreError, Stored};
+use ledger::id::VmId;
+use ledger::inventory::{self, Inventory};
+use ledger::record::{Commit, Store, StoreError, Stored, difference};
+use ledger::state::State;
 
 /// What the next commit meets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,8 +22,41 @@ pub enum Mood {
 pub struct FakeStore {
     records: BTreeMap<(String, String), String>,
     revision: u64,
+    /// What each machine's own directory says, in step with the records.
+    inventories: BTreeMap<VmId, Inventory>,
     /// What the next commit meets; well again afterwards.
     pub mood: Mood,
+}
+
+impl FakeStore {
+    /// A commit is durable: writes down beside the machines what it changed.
+    pub fn describe(&mut self, before: &State, after: &State) {
+        for vm in inventory::changed(before, after) {
+            match inventory::of(after, vm) {
+                Some(inventory) => self.inventories.insert(vm, inventory),
+                None => self.inventories.remove(&vm),
+            };
+        }
+    }
+
+    /// The records are gone; what machines say of themselves is left.
+    pub fn lose(&mut self) -> Vec<Inventory> {
+        self.records.clear();
+        self.inventories.values().cloned().collect()
+    }
+
+    /// A new store, of what was recovered.
+    pub fn replace(&mut self, state: &State) {
+        self.revision = state.revision;
+        let changes = difference(&State::default(), state).map(|commit| commit.changes).unwrap_or_default();
+        let stored = changes.into_iter().filter_map(|change| {
+            let key = (change.key.kind().to_owned(), change.key.id());
+            change.body.map(|body| (key, body))
+        });
+        self.records = stored.collect();
+        self.inventories.clear();
+        self.describe(&State::default(), state);
+    }
 }
 
 impl Store for FakeStore {

@@ -21,6 +21,7 @@ use ledger::state::State;
 use ledger::vm::Vm;
 
 use super::survey::{FileFact, HeaderFact, InventoryFact, MachineFacts, StoreFact, Survey};
+use super::users::User;
 use crate::layout::Layout;
 
 /// How bad it is.
@@ -354,12 +355,21 @@ impl Findings<'_> {
         let layers = state.layers_of(machine.id).map(|layer| layer.path.clone());
         let memories = state.memories_of(machine.id).map(|memory| memory.path.clone());
         let known: BTreeSet<PathBuf> = layers.chain(memories).chain(machine.garbage.iter().cloned()).collect();
-        // What was deleted since it was listed is none.
-        for path in facts.entries.iter().filter(|path| !known.contains(*path) && path.symlink_metadata().is_ok()) {
+        // What was deleted since it was listed is not there any more.
+        let unknown = |(path, _): &&(PathBuf, Vec<User>)| !known.contains(path) && path.symlink_metadata().is_ok();
+        for (path, users) in facts.entries.iter().filter(unknown) {
             let text =
                 format!("{} is in the directory of '{}', and nothing refers to it", path.display(), machine.name);
-            self.add(Severity::Warning, text, "--repair moves it aside");
-            self.mend(Repair::SetAside(path.clone()));
+            match users.first() {
+                None => {
+                    self.add(Severity::Warning, text, "--repair moves it aside");
+                    self.mend(Repair::SetAside(path.clone()));
+                }
+                Some(user) => {
+                    let text = format!("{text}; process {} ({}) has it open", user.pid, user.program);
+                    self.add(Severity::Error, text, "end that process first: a guest's own in order, from inside");
+                }
+            }
         }
     }
 

@@ -1,13 +1,17 @@
 //! What is left when the store is lost, and a new store made of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use ledger::id::VmId;
 use ledger::inventory::{FoundLayer, Inventory, Recovered, Remains, recover};
 use ledger::record::StoreError;
 
 use super::survey::{alive, header_of, machine_entries, read_mark};
+use super::users::Users;
+use crate::image_lock::{self, Use};
 use crate::inventory;
 use crate::layout::Layout;
 use crate::store_sqlite::{DataLock, SqliteStore};
@@ -43,7 +47,7 @@ pub fn plan(layout: &Layout, wanted: BTreeSet<VmId>) -> Result<Plan, String> {
     let vms: BTreeSet<VmId> = inventories.iter().map(|it| it.vm).collect();
     let mut remains = Remains {
         store: None,
-        alive: vms.iter().copied().filter(|vm| alive(&layout.identity(*vm)).is_some()).collect(),
+        alive: processes(layout, &vms),
         layers: vms.iter().map(|vm| (*vm, layers(layout, *vm))).collect::<BTreeMap<_, _>>(),
         inventories,
         wanted,
@@ -84,6 +88,20 @@ pub fn plan(layout: &Layout, wanted: BTreeSet<VmId>) -> Result<Plan, String> {
 /// When a file cannot be written or moved.
 pub fn put_in_place(layout: &Layout, lock: &DataLock, aside: &Path, plan: &Plan) -> Result<(), StoreError> {
     SqliteStore::replace(layout, lock, aside, &plan.recovered.state)
+}
+
+/// The machines that have a process, and what it writes to.
+fn processes(layout: &Layout, vms: &BTreeSet<VmId>) -> BTreeMap<VmId, BTreeSet<PathBuf>> {
+    let users = Users::look();
+    let alive = vms.iter().filter_map(|vm| Some((*vm, alive(&layout.identity(*vm))?)));
+    // Of a former top QEMU keeps the descriptor and gives up the lock.
+    let written = |path: &PathBuf| {
+        let meta = fs::metadata(path);
+        meta.is_ok_and(|meta| {
+            image_lock::used_by_others(meta.dev(), meta.ino()).is_ok_and(|found| found == Use::Written)
+        })
+    };
+    alive.map(|(vm, pid)| (vm, users.written_by(pid).into_iter().filter(written).collect())).collect()
 }
 
 /// The layer files in a machine's directory, by their names and headers.

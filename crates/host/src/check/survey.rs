@@ -100,8 +100,8 @@ pub struct MachineFacts {
     pub memories: BTreeMap<MemoryId, FileFact>,
     /// Memory images without the texts that tell how to start them.
     pub undescribed: Vec<MemoryId>,
-    /// Files and directories of layers and memory images, whoever needs them.
-    pub entries: Vec<PathBuf>,
+    /// Files and directories of layers and memory images, whoever needs them, and who has them open.
+    pub entries: Vec<(PathBuf, Vec<User>)>,
     /// Its emulator, if it lives.
     pub process: Option<i32>,
     /// The storage daemon that merges its layers, if it lives.
@@ -223,7 +223,7 @@ impl Look<'_> {
             layers: state.layers_of(vm).map(|layer| (layer.id, self.layer(vm, layer))).collect(),
             memories: memories.iter().map(|memory| (memory.id, self.memory(vm, memory))).collect(),
             undescribed,
-            entries,
+            entries: entries.into_iter().map(|path| (path.clone(), self.users.of(&path).to_vec())).collect(),
             process: alive(&self.layout.identity(vm)),
             merger: alive(&self.layout.merge_identity(vm)),
         }

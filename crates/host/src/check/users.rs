@@ -1,6 +1,6 @@
 //! Which processes have a file open, by what the kernel shows of their descriptors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,12 @@ impl Users {
     /// Those of one file.
     pub fn of(&self, path: &Path) -> &[User] {
         self.0.get(path).map_or(&[], Vec::as_slice)
+    }
+
+    /// The files that a process may write to.
+    pub fn written_by(&self, pid: i32) -> BTreeSet<PathBuf> {
+        let writes = |users: &Vec<User>| users.iter().any(|user| user.pid == pid && user.writes);
+        self.0.iter().filter(|(_, users)| writes(users)).map(|(path, _)| path.clone()).collect()
     }
 
     fn add(&mut self, pid: i32, process: &Path) {
