@@ -105,13 +105,17 @@ impl Keeper {
         let mut machines = std::mem::take(&mut kept.behind);
         machines.extend(inventory::changed(before, after));
         for vm in machines {
-            self.write(vm, after, &mut kept);
+            if let Err(error) = self.write(vm, after, &mut kept) {
+                let path = self.0.layout.inventory(vm);
+                tracing::warn!(path = %path.display(), %error, "is behind the store and will be tried again");
+            }
         }
     }
 
     /// Brings the files of all machines in step with the state that a daemon starts with. One that is of a later revision is left
     /// alone: an older copy of the store may have been put back. Blocks; may run beside [`Self::keep`].
     pub fn reconcile(&self, state: &State) {
+        let mut failed = Vec::new();
         for vm in state.vms.keys() {
             let Some(wanted) = inventory::of(state, *vm) else { continue };
             let path = self.0.layout.inventory(*vm);
@@ -124,18 +128,23 @@ impl Keeper {
                 Ok(found) if found.inventory.revision > wanted.revision => {
                     tracing::error!(path = %path.display(), "is of a later revision than the store and was left as it is");
                 }
-                _ => self.write(*vm, state, &mut kept),
+                _ => failed.extend(self.write(*vm, state, &mut kept).err()),
             }
+        }
+        if let Some(error) = failed.first() {
+            let count = failed.len();
+            tracing::warn!(count, %error, "inventories could not be written; see `snapvisor check`");
         }
     }
 
-    fn write(&self, vm: VmId, state: &State, kept: &mut Kept) {
-        let path = self.0.layout.inventory(vm);
+    fn write(&self, vm: VmId, state: &State, kept: &mut Kept) -> io::Result<()> {
         kept.written.insert(vm);
-        if let Err(error) = write_of(&self.0.layout, state, vm) {
-            tracing::warn!(path = %path.display(), %error, "the inventory is behind the store and will be tried again");
+        let written = write_of(&self.0.layout, state, vm);
+        // Where the machine's directory is gone there is nothing to describe.
+        if written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
             kept.behind.insert(vm);
         }
+        written
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

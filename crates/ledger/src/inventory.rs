@@ -208,7 +208,8 @@ impl Recovered {
             self.note(machine.id, true, text);
         }
         machine.power = match (alive, machine.saved) {
-            (true, _) => Power::Running,
+            // Of one that runs the daemon hears so; one that never came to run is as good as paused, and can be turned off.
+            (true, _) => Power::Paused,
             (false, Some(_)) => Power::Saved,
             (false, None) => Power::Off,
         };

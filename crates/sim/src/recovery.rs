@@ -16,6 +16,8 @@ impl Run {
     /// What was promised is still promised afterwards.
     pub(crate) fn store_is_lost(&mut self) {
         self.daemon_ends();
+        // Nobody remembers for what a guest stands still; it is shown as paused, and its owner lets it run.
+        self.world.emulators.values_mut().for_each(|emulator| emulator.held = false);
         let before = self.service.state().clone();
         let mut remains = Remains { inventories: self.store.lose(), ..Remains::default() };
         let recovered = match self.recover(&mut remains) {
