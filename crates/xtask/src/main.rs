@@ -26,8 +26,7 @@ use std::process::ExitCode;
 
 use shell::{Result, Tool, Workspace};
 
-const USAGE: &str =
-    "usage: cargo xtask setup | guest | tidy | conformance | test | sim | mutants | fuzz | demo | bench | torture | powercut";
+const USAGE: &str = "usage: cargo xtask setup | guest | tidy | conformance | test | sim | mutants | fuzz | demo | bench | torture | powercut";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
