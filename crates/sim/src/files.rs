@@ -221,6 +221,12 @@ impl Files {
         }
     }
 
+    /// Time has passed: all names are on stable storage.
+    pub fn settle_names(&mut self) {
+        self.pending.clear();
+        self.durable_names.clone_from(&self.names);
+    }
+
     /// The files behind a name, by the headers; itself first.
     ///
     /// # Errors

@@ -73,7 +73,8 @@ impl Run {
         found.collect()
     }
 
-    /// What nobody refers to and nobody has open is moved aside, which is as good as gone.
+    /// What nobody refers to and nobody has open is moved aside, which is as good as gone. Drafts of image files that belong to no machine lie
+    /// in their users' directories, where nobody but those looks for them.
     fn set_aside(&mut self, state: &State) {
         let layers = state.layers.values().map(|layer| layer.path.clone());
         let known: Vec<PathBuf> = layers
@@ -82,10 +83,14 @@ impl Run {
             .collect();
         let stacks = self.world.emulators.values().flat_map(|emulator| emulator.stacks.values());
         let open: BTreeSet<PathBuf> = stacks.flat_map(|stack| stack.paths.iter().cloned()).collect();
-        for path in self.world.files.below(Path::new(ROOT)) {
-            if !known.iter().any(|known| path.starts_with(known)) && !open.contains(&path) {
-                self.world.files.remove(&path);
-            }
+        let drafts = self.world.files.below(Path::new("/")).into_iter().filter(|path| !path.starts_with(ROOT));
+        let drafts = drafts.filter(|path| path.extension().is_some_and(|extension| extension == "part"));
+        let unknown = |path: &PathBuf| !known.iter().any(|known| path.starts_with(known)) && !open.contains(path);
+        let left_over = self.world.files.below(Path::new(ROOT)).into_iter().filter(unknown);
+        for path in left_over.chain(drafts).collect::<Vec<_>>() {
+            self.world.files.remove(&path);
         }
+        // People take minutes for this, and file systems seconds.
+        self.world.files.settle_names();
     }
 }
