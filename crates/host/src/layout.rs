@@ -26,7 +26,8 @@
 //! | what | owner | mode |
 //! | --- | --- | --- |
 //! | data and run directory, `vms`, `<VM>`, `disks`, `memory` and those in it | the daemon | 0711 for root, else 0700 |
-//! | database, records, logs, texts beside saved memory, monitor sockets | the daemon | 0600 |
+//! | database, records, seals, logs, texts beside saved memory | the daemon | 0600 |
+//! | monitor sockets | the daemon | 0700 |
 //! | layers, a user's image that a machine has | the machine | 0600 |
 //! | finished memory images | the machine | 0400 |
 //! | `serial` | the machine | 0700 |
