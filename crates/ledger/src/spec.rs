@@ -1,13 +1,15 @@
 //! From the ledger's entities to the complete orders that effects carry.
 
+use std::collections::BTreeMap;
+
 use crate::effect::{
     Chain, Foundation, Image, MachineSpec, MemorySource, MergeDirection, MergeOrder, MomentSpec, Overlay,
 };
-use crate::id::LayerId;
+use crate::id::{LayerId, MemoryId};
 use crate::job::PlannedOverlay;
 use crate::paths::Paths;
 use crate::snapshot::{Format, Layer, Memory, Origin, Snapshot};
-use crate::state::State;
+use crate::state::{State, Timestamp};
 use crate::vm::{Settings, Slot, Vm};
 
 /// How the host sees a layer.
@@ -31,20 +33,27 @@ pub fn machine(state: &State, vm: &Vm) -> MachineSpec {
     machine_with(state, vm, &vm.settings)
 }
 
-/// The snapshots with memory that read through `layer`, for the texts beside their memory.
+/// What has memory and reads through `layer`, for the texts beside the memory: snapshots, and a machine that is saved, for it may become
+/// a snapshot. Of several that share one memory the one with the fewest layers: the others rest on it, and may go before it does.
 pub fn moments_above(state: &State, vm: &Vm, layer: LayerId) -> Vec<MomentSpec> {
-    let reads = |snapshot: &Snapshot| {
-        snapshot.settings.layers().iter().any(|(_, top)| state.chain(*top).iter().any(|link| link.id == layer))
+    let saved = vm.saved.map(|memory| (memory, &vm.settings, vm.power_changed));
+    let kept = state.snapshots_of(vm.id).filter_map(|one| Some((one.memory?, &one.settings, one.created)));
+    let layers = |settings: &Settings| -> Vec<LayerId> {
+        let tops = settings.layers().into_iter();
+        tops.flat_map(|(_, top)| state.chain(top)).map(|link| link.id).collect()
     };
-    let moment = |snapshot: &Snapshot| {
-        let memory = state.memories.get(&snapshot.memory?)?;
-        Some(MomentSpec {
-            spec: machine_with(state, vm, &snapshot.settings),
-            memory: memory_source(memory),
-            moment: snapshot.created,
-        })
+    let mut moments: BTreeMap<MemoryId, (Vec<LayerId>, &Settings, Timestamp)> = BTreeMap::new();
+    for (memory, settings, moment) in kept.chain(saved) {
+        let below = layers(settings);
+        if moments.get(&memory).is_none_or(|(known, ..)| below.len() < known.len()) {
+            moments.insert(memory, (below, settings, moment));
+        }
+    }
+    let describe = |(memory, (below, settings, moment)): (MemoryId, (Vec<LayerId>, &Settings, Timestamp))| {
+        let memory = below.contains(&layer).then(|| state.memories.get(&memory)).flatten()?;
+        Some(MomentSpec { spec: machine_with(state, vm, settings), memory: memory_source(memory), moment })
     };
-    state.snapshots_of(vm.id).filter(|snapshot| reads(snapshot)).filter_map(|snapshot| moment(snapshot)).collect()
+    moments.into_iter().filter_map(describe).collect()
 }
 
 /// What a snapshot consists of.

@@ -202,6 +202,9 @@ const SCENARIOS: &[(&str, &str)] = &[
     ),
     ("destroy while off", "on w0:1 snap:A w1:2 snap:B w2:3 off destroy:A on w3:4 off destroy:B"),
     ("saved", "on w0:1 save snap:S on w1:2 save apply:S clear:S on save off destroy:S"),
+    // The memory of a saved machine becomes a snapshot's after its layers have moved, and then that of two.
+    ("saved over merges", "on w0:1 snap:P w1:2 save destroy:P snap:A"),
+    ("shared over merges", "on w0:1 snap:P w1:2 snap:Q save snap:A snap:B destroy:P apply:Q destroy:B"),
     ("off", "snap:A disks:B apply:A snap:C tree:A"),
     (
         "paused, reset, shutdown",

@@ -136,6 +136,7 @@ impl World {
                 let process = self.processes.get_mut(&spec.vm).ok_or_else(gone)?;
                 process.running = false;
                 self.memories.insert(memory.path.clone(), process.memory);
+                self.describe(&memory.path, spec);
                 return Ok(Outcome::Saved { report: CaptureReport::default(), machine: "model".into() });
             }
             Effect::Launch { spec, memory } => {
