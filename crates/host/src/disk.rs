@@ -1,7 +1,7 @@
 //! Files of a machine: made, measured, removed. No emulator is involved.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,8 @@ use ledger::event::Outcome;
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use ledger::snapshot::Format;
+use qemu::graph::{self, Layer};
+use qemu::procedure::HostReply;
 use qemu::qcow2::{self, Backing};
 use qemu::save::{MEMORY_FILE, SIDECAR_FILE};
 
@@ -146,10 +148,41 @@ pub fn hand_over_memory(layout: &Layout, account: Option<Account>, directory: &P
     Ok(())
 }
 
+/// How much room it takes to copy one layer into another. No more is copied than the first one takes on disk, and the second one cannot grow
+/// beyond its disk, of which it takes some already. A block device grows not at all.
+///
+/// # Errors
+/// When a file or its file system cannot be examined.
+pub fn room_to_merge(from: &Layer, into: &Layer) -> io::Result<HostReply> {
+    let meta = fs::metadata(&into.path)?;
+    if !meta.is_file() {
+        return Ok(HostReply::Room { needed: 0, free: u64::MAX });
+    }
+    let size = match into.format {
+        graph::Format::Raw => meta.len(),
+        graph::Format::Qcow2 => read_header(&into.path)?.map_or(u64::MAX, |header| header.size),
+    };
+    let growth = allocated(&from.path)?.min(size.saturating_sub(allocated(&into.path)?));
+    let free = free_bytes(into.path.parent().unwrap_or(&into.path))?;
+    Ok(HostReply::Room { needed: growth.saturating_add(RESERVE_BYTES), free })
+}
+
+/// What a qcow2 image says of itself, if that can be understood.
+fn read_header(path: &Path) -> io::Result<Option<qcow2::Header>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(qcow2::HEADER_BYTES as u64).read_to_end(&mut bytes)?;
+    Ok(qcow2::Header::read(&bytes).ok())
+}
+
+/// Bytes that may still be written below `directory`.
+fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let space = rustix::fs::statvfs(directory)?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
 /// Refuses if the file system of `directory` has not `bytes` and a reserve free. `what` is what needs them.
 pub fn require_space(directory: &Path, bytes: u64, what: &str) -> Result<(), Failure> {
-    let free = rustix::fs::statvfs(directory).map_err(|error| fault::file("examine", directory, &error.into()))?;
-    let free = free.f_bavail.saturating_mul(free.f_frsize);
+    let free = free_bytes(directory).map_err(|error| fault::file("examine", directory, &error))?;
     let needed = bytes.saturating_add(RESERVE_BYTES);
     if free >= needed {
         return Ok(());

@@ -74,7 +74,7 @@ pub fn task(error: &tokio::task::JoinError) -> Failure {
 pub fn monitor(what: &str, error: &MonitorError) -> Failure {
     let kind = match error {
         MonitorError::Refused { refusal, .. } => kind_of_words(&refusal.desc),
-        MonitorError::Lost => Kind::MachineGone,
+        MonitorError::Lost => return lost(what),
         MonitorError::Timeout { .. } => Kind::Timeout,
         MonitorError::Connect { .. } | MonitorError::Handshake { .. } => Kind::Failed,
     };
@@ -85,9 +85,15 @@ pub fn monitor(what: &str, error: &MonitorError) -> Failure {
 pub fn command(what: &str, error: &CommandError) -> Failure {
     let kind = match error {
         CommandError::Refused { refusal, .. } => kind_of_words(&refusal.desc),
-        CommandError::Lost { .. } => Kind::MachineGone,
+        CommandError::Lost { .. } => return lost(what),
     };
     Failure::new(kind, format!("could not {what}: {error}"))
+}
+
+/// The machine's process ended while `what` was being done.
+fn lost(what: &str) -> Failure {
+    Failure::new(Kind::MachineGone, format!("could not {what}: the machine's process ended in the middle"))
+        .hint("start the machine again")
 }
 
 /// The host's own part of a procedure failed.

@@ -13,6 +13,7 @@ use qemu::mapped_ram;
 use qemu::procedure::{FileKey, HostFailure, HostReply, HostRequest, HostResult};
 
 use crate::account::{self, Account};
+use crate::disk;
 use crate::file_storage::FileStorage;
 
 /// Carries out host requests; knows the files that are kept open between them.
@@ -71,6 +72,10 @@ impl Hands {
                 }
             }
             HostRequest::Seal { memory, sidecar, fill_bitmaps } => return self.seal(&memory, &sidecar, fill_bitmaps),
+            HostRequest::MeasureRoom { from, into } => {
+                let room = disk::room_to_merge(&from, &into);
+                return room.map_err(|error| failure("measure", &into.path, &error));
+            }
             HostRequest::QemuImg { .. } => return Err(HostFailure("qemu-img runs as a process of its own".to_owned())),
         }
         Ok(HostReply::Done)

@@ -10,6 +10,7 @@ use ledger::event::Outcome;
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use qemu::merge::{Direction, Merge, MergeError, Merged, Where};
+use qemu::procedure::{CommandError, HostReply};
 use qemu::qmp::Command;
 
 use crate::account::Account;
@@ -190,16 +191,82 @@ async fn run(
 fn failure(procedure: &Merge, error: &MergeError) -> Failure {
     let what = format!("merge {} and {}", procedure.upper.path.display(), procedure.lower.path.display());
     let plain = |kind| Failure::new(kind, format!("could not {what}: {error}"));
+    let later = "nothing is lost, and the merge is tried again later";
     match error {
+        MergeError::NoRoom { .. } => plain(Kind::NoSpace).hint(format!("free some space; {later}")),
+        // It is not the machine's process that is gone, and a machine that waits with saved memory goes on to.
+        MergeError::Command(CommandError::Lost { .. }) if procedure.place == Where::StorageDaemon => {
+            Failure::new(Kind::Failed, format!("could not {what}: the storage daemon ended in the middle")).hint(later)
+        }
         MergeError::Command(error) => fault::command(&what, error),
         MergeError::Host(error) => fault::host_part(&what, error),
         MergeError::Job { reason } => match fault::kind_of_words(reason) {
-            Kind::NoSpace => {
-                plain(Kind::NoSpace).hint("free some space; nothing is lost, and the merge is tried again later")
-            }
+            Kind::NoSpace => plain(Kind::NoSpace).hint(format!("free some space{}; {later}", still_needed(procedure))),
             kind => plain(kind),
         },
         MergeError::Unexpected { .. } | MergeError::AfterSwitch(_) => plain(Kind::Failed),
         MergeError::Cancelled => control::cancelled("the merge"),
+    }
+}
+
+/// How much a merge needs that was stopped by a full disk, for its hint.
+fn still_needed(procedure: &Merge) -> String {
+    let (from, into) = procedure.copies();
+    match disk::room_to_merge(from, into) {
+        Ok(HostReply::Room { needed, .. }) => {
+            let place = into.path.parent().unwrap_or(&into.path);
+            format!(", up to {} MiB are needed in {}", needed.div_ceil(1 << 20), place.display())
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use qemu::graph::{DiskIo, Format, Layer};
+
+    use super::*;
+
+    fn order(place: Where) -> Merge {
+        let layer = |name: &str| Layer { id: uuid::Uuid::nil(), path: name.into(), format: Format::Qcow2 };
+        Merge {
+            above: Vec::new(),
+            upper: layer("/d/upper"),
+            lower: layer("/d/lower"),
+            below: Vec::new(),
+            children: Vec::new(),
+            direction: Direction::Down,
+            place,
+            disk_io: DiskIo::Buffered,
+        }
+    }
+
+    #[test]
+    fn a_merge_that_fails_says_why_and_what_becomes_of_it() {
+        let check = |place, error: MergeError, kind, expected: &str| {
+            let failure = failure(&order(place), &error);
+            assert_eq!((failure.kind, failure.full_text().as_str()), (kind, expected));
+        };
+        let lost = || MergeError::Command(CommandError::Lost { command: "query-jobs" });
+        check(
+            Where::StorageDaemon,
+            lost(),
+            Kind::Failed,
+            "could not merge /d/upper and /d/lower: the storage daemon ended in the middle: \
+             nothing is lost, and the merge is tried again later",
+        );
+        check(
+            Where::Machine,
+            lost(),
+            Kind::MachineGone,
+            "could not merge /d/upper and /d/lower: the machine's process ended in the middle: start the machine again",
+        );
+        check(
+            Where::Machine,
+            MergeError::NoRoom { needed: 1 << 30, free: 5 << 20, place: "/d".into() },
+            Kind::NoSpace,
+            "could not merge /d/upper and /d/lower: it may need 1024 MiB in /d, and only 5 MiB are free: \
+             free some space; nothing is lost, and the merge is tried again later",
+        );
     }
 }

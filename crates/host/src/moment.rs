@@ -56,7 +56,7 @@ pub async fn capture(
             Ok(Outcome::Captured { moment, report, machine })
         }
         Err(failed) => {
-            let failure = give_up("take the snapshot", directory, &failed).await;
+            let failure = give_up("take the snapshot", directory, &failed, memory_bytes(&spec, &running)).await;
             if failure.switched {
                 settle_below(&overlays).await;
             }
@@ -79,7 +79,9 @@ pub async fn save(attempt: &Attempt, spec: MachineSpec, memory: MemoryTarget) ->
             let (report, machine) = conclude(attempt, &spec, &running, Some(memory.path), captured, false).await?;
             Ok(Outcome::Saved { report, machine })
         }
-        Err(failed) => Err(give_up("save the machine", Some(memory.path), &failed).await),
+        Err(failed) => {
+            Err(give_up("save the machine", Some(memory.path), &failed, memory_bytes(&spec, &running)).await)
+        }
     }
 }
 
@@ -178,18 +180,23 @@ async fn prepare_memory(
     directory: Option<&Path>,
 ) -> Result<bool, Failure> {
     let Some(directory) = directory.map(Path::to_owned) else { return Ok(false) };
-    let (layout, limit, pid) = (attempt.layout().clone(), spec.memory_mib << 20, running.process.pid());
+    let (layout, needed) = (attempt.layout().clone(), memory_bytes(spec, running));
     let vm = spec.vm;
     let name = spec.name.clone();
     let work = move || -> Result<bool, Failure> {
         layout.create_vm(vm)?;
-        let needed = resident_bytes(pid).map_or(limit, |resident| resident.min(limit));
         let place = directory.parent().unwrap_or(&directory);
         disk::require_space(place, needed, &format!("the memory of {name}"))?;
         make_memory_directory(&layout, &directory)?;
         Ok(takes_direct_io(&directory))
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| fault::task(&error))?
+}
+
+/// Bytes that the memory of a machine may take on disk.
+fn memory_bytes(spec: &MachineSpec, running: &Running) -> u64 {
+    let limit = spec.memory_mib << 20;
+    resident_bytes(running.process.pid()).map_or(limit, |resident| resident.min(limit))
 }
 
 /// Makes the directory anew: whatever an attempt before us left there is of no use.
@@ -257,8 +264,9 @@ async fn conclude(
     Ok((report, machine))
 }
 
-/// Removes what was written, and says why it did not work.
-async fn give_up(what: &str, directory: Option<PathBuf>, failed: &CaptureFailed) -> EffectFailure {
+/// Removes what was written, and says why it did not work; `needed` is what memory may take on disk.
+async fn give_up(what: &str, directory: Option<PathBuf>, failed: &CaptureFailed, needed: u64) -> EffectFailure {
+    let place = directory.as_deref().and_then(Path::parent).map(Path::to_owned);
     if let Some(directory) = directory {
         let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(&directory).map_err(|e| (directory, e)));
         if let Ok(Err((directory, error))) = removed.await {
@@ -280,7 +288,11 @@ async fn give_up(what: &str, directory: Option<PathBuf>, failed: &CaptureFailed)
         SaveError::Cancelled => control::cancelled("the capture"),
     };
     if failure.kind == Kind::NoSpace {
-        failure = failure.hint("free some space or delete snapshots, then try again; the guest was not harmed");
+        let room =
+            |place: &Path| format!(" (up to {} MiB are needed in {})", needed.div_ceil(1 << 20), place.display());
+        let room = place.as_deref().map_or_else(String::new, room);
+        let hint = format!("free some space{room} or delete snapshots, then try again; the guest was not harmed");
+        failure = failure.hint(hint);
     }
     if failure.kind == Kind::MachineGone {
         failure.message = format!("could not {what}: the machine's process ended in the middle");

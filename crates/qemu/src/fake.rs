@@ -38,6 +38,8 @@ pub struct Fake {
     /// Status of the job, if there is one.
     pub job: Option<(String, &'static str)>,
     pub job_error: Option<&'static str>,
+    /// Bytes free where a layer would grow; 100 MiB are needed.
+    pub free: u64,
     pub log: Vec<String>,
     /// The command that was refused because the test said so.
     pub refused: &'static str,
@@ -70,6 +72,7 @@ impl Fake {
             fdset: 0,
             job: None,
             job_error: None,
+            free: 1 << 40,
             log: Vec::new(),
             refused: "",
             actions: 0,
@@ -142,6 +145,7 @@ impl Fake {
                 self.log.push(format!("seal fill={fill_bitmaps}"));
                 return HostReply::Sealed { layout: Layout { offset: 1 << 20, size: 1 << 29 }, bytes: 4096 };
             }
+            HostRequest::MeasureRoom { .. } => return HostReply::Room { needed: 100 << 20, free: self.free },
             HostRequest::Sync { paths } => self.log.push(format!("sync {}", paths.len())),
             HostRequest::QemuImg { arguments } => self.log.push(arguments.join(" ")),
         }

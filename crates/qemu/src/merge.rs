@@ -11,6 +11,8 @@
 //!                              └─ concluded ─┬─ with error ─▶ dismiss ─▶ [let the guest run] ─▶ Err ──┘
 //!                                            └─ without ─▶ dismiss
 //!  tidy (also after dismiss): drop the node of the layer that is not needed ─▶ rewrite children's headers ─▶ sync ─▶ Ok
+//! start: is there room for what may be copied? ─┬─ yes ─▶ block-commit or block-stream
+//!                                               └─ no ──▶ Err(NoRoom)
 //! ```
 //!
 //! The job has a name that follows from the upper layer, and is dismissed by us, so that after a restart a later attempt finds
@@ -19,12 +21,14 @@
 //! Writing down into the live top's parent ends with a switch of the live layer. The guest is stopped before it and left so,
 //! until the caller's record names the layer that it writes to. Measured: 2-20 ms from `stop` to concluded with idle disks.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::graph::{self, DiskIo, Format, Graph, Layer, chain_blockdev};
 use crate::procedure::{
-    CommandError, HostFailure, HostRequest, Micros, Now, Procedure, Progress, Step, Wake, ask, execute, finish, tell,
-    wait,
+    CommandError, HostFailure, HostReply, HostRequest, Micros, Now, Procedure, Progress, Step, Wake, ask, execute,
+    finish, tell, wait,
 };
 use crate::qmp::Command;
 
@@ -96,6 +100,16 @@ pub enum MergeError {
         /// QEMU's words.
         reason: String,
     },
+    /// The layer that grows may need more room than there is. Nothing has been begun.
+    #[error("it may need {} MiB in {}, and only {} MiB are free", needed.div_ceil(1 << 20), place.display(), free >> 20)]
+    NoRoom {
+        /// Bytes at most, with some to spare.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+        /// Directory of the layer that grows.
+        place: PathBuf,
+    },
     /// The graph is not what the order says.
     #[error("the process does not have the two layers one on the other; it has {found}")]
     Unexpected {
@@ -135,6 +149,11 @@ impl Merge {
     /// Whether the merge ends with a switch of the layer that the guest writes to.
     pub fn switches_live_layer(&self) -> bool {
         self.place == Where::Machine && self.direction == Direction::Down && self.above.is_empty()
+    }
+
+    /// Which layer is copied, and into which.
+    pub fn copies(&self) -> (&Layer, &Layer) {
+        (self.leaving(), self.staying())
     }
 
     /// The command that starts the job.
@@ -258,7 +277,7 @@ impl Merging {
                 merging.resumed = true;
                 merging.watch(now)
             }
-            None => merging.start(),
+            None => merging.measure_room(),
         })
     }
 
@@ -267,6 +286,20 @@ impl Merging {
         let chain: Vec<Layer> = [&order.upper, &order.lower].into_iter().chain(&order.below).cloned().collect();
         let tree = chain_blockdev(&chain, false, order.disk_io).unwrap_or_default();
         execute(Command::with("blockdev-add", tree), |reply, now| match reply {
+            Ok(_) => self.measure_room(),
+            Err(error) => self.fail(error, now),
+        })
+    }
+
+    /// Only before a job is begun: one that was begun may have stopped the guest, which must not wait for space.
+    fn measure_room(self: Box<Self>) -> Next {
+        let (from, into) = self.order.copies();
+        let (from, into) = (from.clone(), into.clone());
+        let place = into.path.parent().unwrap_or(&into.path).to_owned();
+        ask(HostRequest::MeasureRoom { from, into }, move |reply, now| match reply {
+            Ok(HostReply::Room { needed, free }) if free < needed => {
+                self.fail(MergeError::NoRoom { needed, free, place }, now)
+            }
             Ok(_) => self.start(),
             Err(error) => self.fail(error, now),
         })

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::graph::Layer;
 use crate::mapped_ram::Layout;
 pub use crate::qmp::Micros;
 use crate::qmp::{Command, Event, Refusal};
@@ -72,6 +73,14 @@ pub enum HostRequest {
         /// Whether the page bitmaps are empty and must be made from the file's data extents.
         fill_bitmaps: bool,
     },
+    /// How much room does it take to copy all that one layer holds into another one, and how much is there? Answer
+    /// [`HostReply::Room`].
+    MeasureRoom {
+        /// The layer that is copied.
+        from: Layer,
+        /// The one that grows.
+        into: Layer,
+    },
     /// Run `qemu-img` with these arguments and wait for it.
     QemuImg {
         /// Its arguments.
@@ -84,6 +93,13 @@ pub enum HostRequest {
 pub enum HostReply {
     /// Done, nothing to tell.
     Done,
+    /// Bytes of a file system.
+    Room {
+        /// So many are taken at most, and some to spare.
+        needed: u64,
+        /// So many are free.
+        free: u64,
+    },
     /// A memory file is complete and on stable storage.
     Sealed {
         /// Where things are in it.

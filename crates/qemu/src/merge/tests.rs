@@ -133,6 +133,27 @@ fn a_failed_job_lets_the_guest_run() {
 }
 
 #[test]
+fn without_room_nothing_is_begun() {
+    for (place, chain) in [(Where::Machine, vec![4, 3, 2, 1]), (Where::StorageDaemon, Vec::new())] {
+        let mut qemu =
+            Fake { free: 70 << 20, ..Fake::running(&chain.into_iter().map(|n| layer(n).node()).collect::<Vec<_>>()) };
+        let error = qemu.drive(order(0, Direction::Down, place), Trouble::None).unwrap_err();
+        assert_eq!(error.to_string(), "it may need 100 MiB in /disks, and only 70 MiB are free");
+        assert_eq!((qemu.state, qemu.job), ("running", None));
+    }
+}
+
+#[test]
+fn a_merge_that_was_begun_needs_no_more_room() {
+    let order = || order(0, Direction::Down, Where::Machine);
+    let mut qemu = qemu();
+    let begun = qemu.drive(order(), Trouble::Lose(5));
+    assert!(begun.is_err() && qemu.job.is_some(), "{begun:?}");
+    qemu.free = 0;
+    assert_eq!(qemu.drive(order(), Trouble::None), Ok(Merged { stopped: true }));
+}
+
+#[test]
 fn a_graph_without_the_layers_is_told() {
     let error = Fake::running(&[]).drive(order(0, Direction::Down, Where::Machine), Trouble::None).unwrap_err();
     assert!(matches!(error, MergeError::Unexpected { .. }), "{error:?}");

@@ -434,7 +434,9 @@ impl Job {
         };
         ask(request, |reply, now| match reply {
             Ok(HostReply::Sealed { layout, bytes }) => self.sync_disks(Some((layout, bytes))),
-            Ok(HostReply::Done) => self.fail(HostFailure("the memory file was not sealed".into()), now),
+            Ok(HostReply::Done | HostReply::Room { .. }) => {
+                self.fail(HostFailure("the memory file was not sealed".into()), now)
+            }
             Err(error) => self.fail(error, now),
         })
     }
