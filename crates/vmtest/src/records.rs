@@ -63,7 +63,10 @@ pub fn read(data: &Path) -> Result<State> {
     Copy::of(data)?.read()
 }
 
-/// What the only unfinished job is at, as `kind: stage`; `at rest` if there is none.
+/// What [`activity`] says when no job is unfinished.
+pub const AT_REST: &str = "at rest";
+
+/// What the only unfinished job is at, as `kind: stage`; [`AT_REST`] if there is none.
 pub fn activity(state: &State) -> String {
     let tell = |job: &Job| {
         let stage = format!("{:?}", job.stage);
@@ -71,7 +74,7 @@ pub fn activity(state: &State) -> String {
         format!("{:?}: {name}", job.kind)
     };
     let unfinished = state.jobs.values().find(|job| !job.state.is_final());
-    unfinished.map_or_else(|| "at rest".to_owned(), |job| tell(job))
+    unfinished.map_or_else(|| AT_REST.to_owned(), |job| tell(job))
 }
 
 /// Files that the disks of a snapshot begin with, in the order of its slots.

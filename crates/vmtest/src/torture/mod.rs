@@ -12,6 +12,7 @@
 
 pub mod check;
 pub mod guard;
+pub mod phases;
 pub mod rig;
 pub mod tally;
 pub mod world;

@@ -50,6 +50,27 @@ impl Disturbance {
     }
 }
 
+/// What is killed when there is no process.
+const NOTHING: &str = "nothing";
+
+/// When something is killed.
+#[derive(Debug, Clone)]
+pub enum When {
+    /// So long after the operation was begun.
+    After(Duration),
+    /// As soon as the job is seen to be at this, see [`records::activity`].
+    In(String),
+}
+
+/// How an operation went in the middle of which something was killed.
+#[derive(Debug)]
+pub struct Interrupted {
+    /// The program, or that there was none.
+    pub killed: &'static str,
+    /// What the client said if it did not succeed.
+    pub told: Option<String>,
+}
+
 /// A guest, as it is told from another one.
 struct Guest {
     pid: u32,
@@ -188,6 +209,71 @@ impl Rig {
         self.greet()
     }
 
+    /// Does an operation in peace. Gives what its jobs were at, one after the other, and how long it took.
+    ///
+    /// # Errors
+    /// If it does not succeed.
+    pub fn watch(&mut self, operation: &Operation, tally: &mut Tally) -> Result<(Vec<String>, Duration)> {
+        tally.operation(operation);
+        let mut client = self.begin(operation)?;
+        let begun = Instant::now();
+        let mut seen: Vec<String> = Vec::new();
+        while client.try_wait().ok().flatten().is_none() {
+            let activity = self.activity();
+            if activity.as_ref().is_some_and(|activity| activity != records::AT_REST && !seen.contains(activity)) {
+                seen.extend(activity);
+            }
+        }
+        let duration = begun.elapsed();
+        self.arrive(operation)?;
+        Ok((seen, duration))
+    }
+
+    /// Does an operation and kills QEMU, or the storage daemon, in the middle of it; then waits until all is at rest, and
+    /// compares.
+    ///
+    /// # Errors
+    /// If what is found is not among what may be.
+    pub fn kill_during(&mut self, operation: &Operation, when: &When, tally: &mut Tally) -> Result<Interrupted> {
+        tally.operation(operation);
+        let mut client = self.begin(operation)?;
+        match when {
+            When::After(delay) => std::thread::sleep(*delay),
+            // Without a pause, for stages can be short; one that is missed is met again at another moment.
+            When::In(stage) => {
+                while client.try_wait().ok().flatten().is_none() && self.activity().as_ref() != Some(stage) {}
+            }
+        }
+        let mut killed = self.kill_emulator(tally)?;
+        // The process that a stage starts comes a moment after the stage.
+        while let When::In(stage) = when
+            && killed == NOTHING
+            && self.activity().as_ref() == Some(stage)
+        {
+            killed = self.kill_emulator(tally)?;
+        }
+        wait_for("the client to end", SETTLING, || Ok(client.try_wait().ok().flatten()))?;
+        let ended = client.wait_with_output();
+        let ended = ended.map_err(|source| Error::Io { what: "waiting for a client".into(), source })?;
+        self.settle()?;
+        self.recognize(self.possible(operation, Disturbance::Emulator))?;
+        self.greet()?;
+        let told = (!ended.status.success()).then(|| String::from_utf8_lossy(&ended.stderr).trim().to_owned());
+        Ok(Interrupted { killed, told })
+    }
+
+    fn begin(&self, operation: &Operation) -> Result<std::process::Child> {
+        let arguments = operation.arguments(VM);
+        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let client = self.service.client(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        client.map_err(|source| Error::Io { what: "starting a client".into(), source })
+    }
+
+    /// What the job is at, if a moment is caught at which the daemon does not write.
+    fn activity(&self) -> Option<String> {
+        records::read(&self.service.data()).ok().map(|state| records::activity(&state))
+    }
+
     /// Keeps those of the possible worlds that look like what the service tells.
     fn recognize(&mut self, possible: Vec<World>) -> Result<()> {
         let seen = self.outline()?;
@@ -284,7 +370,7 @@ impl Rig {
                 std::thread::sleep(random.duration(RECOVERING.0, RECOVERING.1));
                 self.kill_daemon(tally)?;
             }
-            Disturbance::Emulator => return self.kill_emulator(tally),
+            Disturbance::Emulator => return self.kill_emulator(tally).map(drop),
             Disturbance::Both if random.chance(50) => {
                 self.kill_daemon(tally)?;
                 self.kill_emulator(tally)?;
@@ -319,19 +405,19 @@ impl Rig {
         Ok(())
     }
 
-    fn kill_emulator(&self, tally: &mut Tally) -> Result<()> {
+    /// Kills QEMU or, without one, the storage daemon. Tells which.
+    fn kill_emulator(&self, tally: &mut Tally) -> Result<&'static str> {
         // Copied before and read after, so that the kill comes soon; torn if the daemon writes at that moment.
         let copy = records::Copy::of(&self.service.data())?;
         let (killed, pids) = match processes("qemu-system", &self.guid)? {
             emulators if emulators.is_empty() => ("storage daemon", processes("qemu-storage-daemon", &self.guid)?),
             emulators => ("QEMU", emulators),
         };
-        if let Some(pid) = pids.first() {
-            kill_process(*pid)?;
-            let activity = copy.read().map_or_else(|_| "unknown".to_owned(), |state| records::activity(&state));
-            tally.kill(killed, &activity);
-        }
-        Ok(())
+        let Some(pid) = pids.first() else { return Ok(NOTHING) };
+        kill_process(*pid)?;
+        let activity = copy.read().map_or_else(|_| "unknown".to_owned(), |state| records::activity(&state));
+        tally.kill(killed, &activity);
+        Ok(killed)
     }
 
     /// Waits until no job is unfinished.
@@ -416,8 +502,26 @@ impl Rig {
         }
         if random.chance(40) {
             let (disk, mib) = (random.below(2), random.below(40) + 1);
-            self.agent.request(&format!("sh dd if=/dev/urandom of=/disk{disk}/bulk bs=1M count={mib} conv=fsync"))?;
+            self.write_bulk(disk, mib)?;
         }
+        self.new_mark()
+    }
+
+    /// The same, with so many MiB of content on the first disk.
+    ///
+    /// # Errors
+    /// If the guest does not answer.
+    pub fn write(&mut self, mib: u64) -> Result<()> {
+        self.write_bulk(0, mib)?;
+        self.new_mark()
+    }
+
+    fn write_bulk(&mut self, disk: u64, mib: u64) -> Result<()> {
+        let request = format!("sh dd if=/dev/urandom of=/disk{disk}/bulk bs=1M count={mib} conv=fsync");
+        self.agent.request(&request).map(drop).map_err(Error::from)
+    }
+
+    fn new_mark(&mut self) -> Result<()> {
         let mark = self.mark()?;
         self.remember(&mark);
         Ok(())

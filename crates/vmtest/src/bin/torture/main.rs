@@ -2,15 +2,25 @@
 //!
 //! `cargo xtask torture [--seed N] [--minutes N] [--kills N]` ends after so many minutes or kills, whichever is first, or
 //! with the first thing that is not as it must be. A summary of what was done comes last.
+//! `cargo xtask torture --phases` kills QEMU in every phase of every operation instead, see `vmtest::torture::phases`.
 
 mod options;
 
 use std::process::ExitCode;
 
-use vmtest::torture::{self, tally::Tally};
+use vmtest::service::Result;
+use vmtest::torture::{self, phases, tally::Tally};
+
+/// Kills of each kind of operation, spread over the time that it takes, besides those in each of its stages.
+const MOMENTS: u32 = 8;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut tally = Tally::default();
+    if arguments == ["--phases"] {
+        let ended = phases::run(MOMENTS, &mut tally);
+        return conclude("--phases", &ended, &tally);
+    }
     let plan = match options::parse(&arguments, seed_of_now()) {
         Ok(plan) => plan,
         Err(wrong) => {
@@ -19,13 +29,16 @@ fn main() -> ExitCode {
         }
     };
     println!("seed {}", plan.seed);
-    let mut tally = Tally::default();
     let ended = torture::run(&plan, &mut tally);
-    print!("seed                           {}\n{tally}", plan.seed);
+    conclude(&format!("--seed {}", plan.seed), &ended, &tally)
+}
+
+fn conclude(what: &str, ended: &Result<()>, tally: &Tally) -> ExitCode {
+    print!("asked for                      {what}\n{tally}");
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("torture failed, seed {}: {error}", plan.seed);
+            eprintln!("torture failed, {what}: {error}");
             ExitCode::FAILURE
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use vmtest::torture::Plan;
 
 /// Shown when the command line is not understood.
-pub const USAGE: &str = "usage: cargo xtask torture [--seed N] [--minutes N] [--kills N]";
+pub const USAGE: &str =
+    "usage: cargo xtask torture [--seed N] [--minutes N] [--kills N]\n       cargo xtask torture --phases";
 
 /// Minutes unless another number is asked for.
 const MINUTES: u64 = 10;
