@@ -7,6 +7,7 @@ use ledger::request::{Contents, Definition, PowerTarget, Reply, Request, VmChang
 use ledger::snapshot::Purpose;
 use ledger::vm::{Firmware, Power, SnapshotKind, Vm};
 
+use super::rig::{EffectFault, Fault};
 use super::{Scene, create, parse};
 
 /// A machine after a scenario.
@@ -277,4 +278,35 @@ fn a_clock_that_is_set_back_holds_nothing_up() {
     assert!(scene.rig.state().active_job(vm).is_none());
     scene.rig.wait(301);
     assert_eq!(scene.rig.state().jobs.len(), 0);
+}
+
+/// A disk that was put in after a snapshot was taken leaves the machine when it is applied, and nothing else.
+#[test]
+fn an_apply_leaves_later_disks_to_their_owner() {
+    let (mut scene, vm) = after("snap:A");
+    let controller = machine(&scene).settings.controllers[0].id;
+    scene.rig.ask(Request::AddDrive { vm, controller, address: None });
+    let drive = scene.empty_drive(vm).unwrap();
+    let path = std::path::PathBuf::from("/images/base.qcow2");
+    scene.rig.ask(Request::AttachDisk { vm, drive, path: path.clone(), format: None });
+    assert_eq!(machine(&scene).settings.layers().len(), 4);
+    scene.rig.ask(Request::ApplySnapshot { snapshot: snapshot(&scene, "A") });
+    assert_eq!(machine(&scene).settings.layers().len(), 3);
+    assert!(scene.rig.world.files.contains_key(&path));
+    scene.rig.check(vm, "applied");
+}
+
+/// By the time it is taken up the other way may copy less; but headers above may name the lower file already.
+#[test]
+fn an_interrupted_merge_is_finished_the_way_it_was_begun() {
+    let (mut scene, vm) = after("on w0:1 snap:A w1:2 w2:2 w3:2 snap:B w0:9");
+    // Memory is deleted, two layers are measured, and their merge fails.
+    scene.rig.faults = vec![Fault::Effect(scene.rig.effects + 2, EffectFault::Fails)];
+    scene.run(&parse("destroy:B"), "interrupted");
+    let state = scene.rig.state();
+    let begun = state.layers_of(vm).find(|layer| layer.merging.is_some()).expect("a merge has begun").clone();
+    assert_eq!(begun.merging, Some(ledger::effect::MergeDirection::Down));
+    scene.run(&parse("w1:8 w2:8 w3:8 w4:8 w5:8 restart"), "finished");
+    let state = scene.rig.state();
+    assert!(state.layers.contains_key(&begun.parent.unwrap()) && !state.layers.contains_key(&begun.id));
 }

@@ -224,16 +224,32 @@ fn a_lost_connection_ends_the_capture_and_never_denies_a_switch() {
 
 #[test]
 fn an_abort_after_a_crash_anywhere_finds_the_truth() {
-    let mut whole = qemu();
-    whole.drive(capture(), Trouble::None).unwrap();
-    for at in 1..whole.actions {
-        let mut qemu = qemu();
-        // A lost connection leaves QEMU as it was at that action.
-        drop(qemu.drive(capture(), Trouble::Lose(at)));
-        let aborted = qemu.drive(AbortCapture { overlays: vec![overlay()], resume: true }, Trouble::None).unwrap();
-        assert_eq!(aborted, Aborted { switched: qemu.chain.len() > 1, alive: true }, "lost at {at}");
-        assert_eq!((qemu.state, qemu.nodes.len()), ("running", qemu.chain.len()), "lost at {at}");
+    // The background way stops the guest before the switch, the live way does not.
+    for converges in [true, false] {
+        let make = || Fake { converges, ..qemu() };
+        let mut whole = make();
+        whole.drive(capture(), Trouble::None).unwrap();
+        for at in 1..whole.actions {
+            let mut qemu = make();
+            // A lost connection leaves QEMU as it was at that action.
+            drop(qemu.drive(capture(), Trouble::Lose(at)));
+            let aborted = qemu.drive(AbortCapture { overlays: vec![overlay()], resume: true }, Trouble::None).unwrap();
+            assert_eq!(aborted, Aborted { switched: qemu.chain.len() > 1, alive: true }, "lost at {at}");
+            assert_eq!((qemu.state, qemu.nodes.len()), ("running", qemu.chain.len()), "lost at {at}");
+        }
     }
+}
+
+/// The answer that is lost may be that of the switch itself.
+#[test]
+fn a_switch_whose_answer_is_lost_counts_as_done() {
+    let lost = |at| {
+        let mut qemu = qemu();
+        let outcome = qemu.drive(capture(), Trouble::Lose(at));
+        (outcome, qemu.chain.len() > 1)
+    };
+    let switch = (1..100).find(|at| lost(at + 1).1).unwrap();
+    assert!(lost(switch).0.unwrap_err().switched);
 }
 
 #[test]
