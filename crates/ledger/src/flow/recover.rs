@@ -57,6 +57,11 @@ impl Turn<'_> {
                 let text = "the machine's process ended when its guest had just begun to run";
                 self.failed(job, &Failure::new(Kind::MachineGone, text).hint("start the machine again").into());
             }
+            Stage::LettingRun if matches!(found, Observation::Running | Observation::Stopped) => {
+                // It has run: whatever becomes of the order now, its memory is of the past.
+                self.state.update_vm(job.vm, |vm| vm.saved = None);
+                self.enter(job.id, Stage::LettingRun);
+            }
             Stage::AwaitingShutdown if found == Observation::NoProcess => self.end(job.id, JobState::Completed),
             Stage::AwaitingShutdown => {}
             // Should the order fail now, it is what was found that the machine goes back to.
