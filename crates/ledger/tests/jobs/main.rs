@@ -215,6 +215,7 @@ const SCENARIOS: &[(&str, &str)] = &[
         "image files beside a machine",
         "on w0:1 image:create image:convert snap:A image:resize image:merge w1:2 image:check destroy:A",
     ),
+    ("starts that are tried again", "on w0:1 save on on w1:2 save on on off"),
     ("remove with snapshots", "on snap:A w0:1 snap:B save remove"),
     (
         "a merge that an apply left over",

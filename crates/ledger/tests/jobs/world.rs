@@ -36,6 +36,8 @@ pub struct Process {
     pub memory: u32,
     /// Guest not stopped.
     pub running: bool,
+    /// The guest has run.
+    pub begun: bool,
     /// The memory image it was started from.
     pub origin: Option<PathBuf>,
 }
@@ -87,7 +89,8 @@ impl World {
         match self.processes.get(&vm) {
             None => Observation::NoProcess,
             Some(process) if process.running => Observation::Running,
-            Some(_) => Observation::Stopped,
+            Some(process) if process.begun => Observation::Stopped,
+            Some(_) => Observation::Unusable,
         }
     }
 
@@ -132,13 +135,7 @@ impl World {
                     overlays.iter().any(|overlay| process.tops.get(&overlay.slot) == Some(&overlay.image.path));
                 return Ok(Outcome::Aborted { switched, alive: true });
             }
-            Effect::Save { spec, memory } => {
-                let process = self.processes.get_mut(&spec.vm).ok_or_else(gone)?;
-                process.running = false;
-                self.memories.insert(memory.path.clone(), process.memory);
-                self.describe(&memory.path, spec);
-                return Ok(Outcome::Saved { report: CaptureReport::default(), machine: "model".into() });
-            }
+            Effect::Save { spec, memory } => return self.save(spec, &memory.path),
             Effect::Launch { spec, memory } => {
                 if !self.processes.contains_key(&spec.vm) {
                     self.launch(spec, memory.as_ref().map(|source| source.path.clone()));
@@ -161,6 +158,15 @@ impl World {
             Effect::Delete { paths } => paths.iter().for_each(|path| self.delete(path)),
         }
         Ok(Outcome::Done)
+    }
+
+    fn save(&mut self, spec: &MachineSpec, memory: &Path) -> Result<Outcome, EffectFailure> {
+        let process = self.processes.get_mut(&spec.vm).ok_or_else(gone)?;
+        process.running = false;
+        let before = self.memories.insert(memory.to_owned(), process.memory);
+        assert_eq!(before, None, "a save is never repeated");
+        self.describe(memory, spec);
+        Ok(Outcome::Saved { report: CaptureReport::default(), machine: "model".into() })
     }
 
     fn locate(&self, work: &ImageWork) -> Result<Outcome, EffectFailure> {
@@ -204,7 +210,7 @@ impl World {
     fn launch(&mut self, spec: &MachineSpec, origin: Option<PathBuf>) {
         let tops = spec.chains.iter().map(|chain| (chain.slot, chain.images[0].path.clone())).collect();
         let memory = origin.as_ref().map_or(0, |path| self.memories[path]);
-        let process = Process { tops, memory, running: false, origin };
+        let process = Process { tops, memory, running: false, begun: false, origin };
         if let Some(pair) = process.pair() {
             assert!(!self.begun.contains(&pair), "the guest has run from {pair:?} before");
         }
@@ -230,7 +236,7 @@ impl World {
         match action {
             Control::Pause => process.running = false,
             Control::Resume => {
-                process.running = true;
+                (process.running, process.begun) = (true, true);
                 self.begun.extend(process.pair());
             }
             Control::Reset => process.memory = 0,
