@@ -147,7 +147,11 @@ fn try_cut(
 ) -> Result<()> {
     let mut disk = Export::new(cut, DISK, place)?;
     disk.mount()?;
-    let worlds: Vec<World> = window.worlds.iter().map(World::unplugged).collect();
+    let mut worlds: Vec<World> = window.worlds.iter().map(World::unplugged).collect();
+    if window.starts && !window.told {
+        // A start that was under way is on record, and is taken up again.
+        worlds.extend(window.worlds.iter().filter(|world| matches!(world.power, Power::Running(_))).cloned());
+    }
     let service = Service::start_at(place)?;
     let mut rig = Rig::found(service, worlds, story.guard.clone(), story.marks)?;
     let ended = look(&mut rig, turn, findings);

@@ -28,6 +28,8 @@ pub struct Window {
     pub label: &'static str,
     /// An operation's end has just been told.
     pub told: bool,
+    /// It is one that starts the guest.
+    pub starts: bool,
 }
 
 /// What happened.
@@ -119,7 +121,8 @@ impl Author<'_> {
 
     fn note(&mut self, worlds: Vec<World>, label: &'static str, told: bool) {
         let from = self.disk.medium().log().now();
-        self.windows.push(Window { from, worlds, label, told });
+        let starts = matches!(label, "apply" | "start");
+        self.windows.push(Window { from, worlds, label, told, starts });
     }
 }
 
