@@ -33,7 +33,7 @@ enum Case {
     DeleteWhileOff,
 }
 
-const CASES: [Case; 5] = [Case::Create, Case::ApplyAndStart, Case::Delete, Case::Save, Case::DeleteWhileOff];
+const CASES: [Case; 5] = [Case::DeleteWhileOff, Case::Save, Case::Delete, Case::ApplyAndStart, Case::Create];
 
 impl Case {
     fn operation(self, round: u64) -> Operation {
