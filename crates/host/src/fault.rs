@@ -104,7 +104,7 @@ pub fn host_part(what: &str, error: &HostFailure) -> Failure {
 /// `what` did not come to talk to us.
 pub fn start(what: &str, error: &StartError) -> Failure {
     match error {
-        StartError::Spawn(error) => spawn(error),
+        StartError::Spawn(error) => spawn(what, error),
         StartError::Connect(error) => {
             let text = format!("{what} did not start: {error}");
             Failure::new(kind_of_words(&text), text)
@@ -112,8 +112,8 @@ pub fn start(what: &str, error: &StartError) -> Failure {
     }
 }
 
-/// A process could not be started.
-fn spawn(error: &SpawnError) -> Failure {
+/// The process of `what` could not be started, or ended at once.
+fn spawn(what: &str, error: &SpawnError) -> Failure {
     let kind = match error {
         SpawnError::Socket { source, .. }
         | SpawnError::Log { source, .. }
@@ -123,7 +123,11 @@ fn spawn(error: &SpawnError) -> Failure {
     };
     // A program that is not there is not what `NotFound` means to clients: the object they named is there.
     let kind = if kind == Kind::NotFound { Kind::Failed } else { kind };
-    Failure::new(kind, error.to_string())
+    let text = match error {
+        SpawnError::Ended(gone) => format!("{what} ended as soon as it was started: {gone}"),
+        _ => error.to_string(),
+    };
+    Failure::new(kind, text)
 }
 
 impl From<LayoutError> for Failure {
