@@ -6,22 +6,25 @@
 use std::time::Duration;
 
 use ledger::effect::{Image, MergeDirection, MergeOrder};
-use ledger::event::Outcome;
+use ledger::event::{Event, MachineChange, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
+use qemu::graph::{self, Graph, Layer};
 use qemu::merge::{Direction, Merge, MergeError, Merged, Where};
 use qemu::procedure::{CommandError, HostReply};
 use qemu::qmp::Command;
+use serde_json::Value;
 
 use crate::account::Account;
 use crate::cgroup::Limits;
 use crate::control;
 use crate::disk;
-use crate::drive::Drive;
+use crate::drive::{COMMAND_PATIENCE, Drive};
 use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::hands::Hands;
 use crate::headers;
+use crate::machines::GuestState;
 use crate::process::{self, Process, Program, Talking, listen_on_standard_input};
 use crate::qmp_socket::Monitor;
 use crate::spec;
@@ -37,12 +40,57 @@ const FINISHING_TRIES: u32 = 3;
 
 /// Makes one layer of two.
 pub async fn merge(attempt: &Attempt, vm: VmId, order: MergeOrder, live: bool) -> Ending {
+    match attempt_merge(attempt, vm, &order, live).await {
+        Ok(merged) => Ok(Outcome::Merged { stopped: merged.stopped }),
+        Err(failure) if live && procedure(&order, Where::Machine, attempt).switches_live_layer() => {
+            Err(settle(attempt, vm, &order, failure).await.into())
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// A merge of the live top failed, perhaps before it had looked at what an earlier attempt left: that one may have switched the process to
+/// the lower layer, and the record still says the upper one. A guest that runs has never been switched. One that stands still on the
+/// upper layer, with no job left that could switch it, is shown as paused. On the lower one it must not run, nor where nobody can say.
+async fn settle(attempt: &Attempt, vm: VmId, order: &MergeOrder, failure: Failure) -> Failure {
+    let Ok(Some(running)) = attempt.machines().find(vm).await else { return failure };
+    if matches!(running.guest_state().await, Ok(GuestState::Running)) {
+        return failure;
+    }
+    let job = procedure(order, Where::Machine, attempt).job();
+    if !has_job(&running.monitor, &job).await && writes_to(&running.monitor, &spec::layer(&order.upper)).await {
+        let _ = attempt.bench.events.send(Event::Machine { vm, change: MachineChange::Stopped });
+        return failure;
+    }
+    running.end(QUIT_PATIENCE).await;
+    turned_off(vm, &failure)
+}
+
+/// Whether a device reads through a layer; not if nobody can say.
+async fn writes_to(monitor: &Monitor, layer: &Layer) -> bool {
+    let answer = monitor.execute(graph::query(), Vec::new(), COMMAND_PATIENCE).await;
+    answer.is_ok_and(|answer| !Graph::read(&answer).chain_of(layer).is_empty())
+}
+
+/// Whether there is a job of this name; it counts as there if nobody can say.
+async fn has_job(monitor: &Monitor, name: &str) -> bool {
+    let answer = monitor.execute(Command::new("query-jobs"), Vec::new(), COMMAND_PATIENCE).await;
+    let is_it = |job: &Value| job.get("id").and_then(Value::as_str) == Some(name);
+    answer.map_or(true, |jobs| jobs.as_array().into_iter().flatten().any(is_it))
+}
+
+fn turned_off(vm: VmId, why: &dyn std::fmt::Display) -> Failure {
+    let text = format!("a merge in the process of machine {vm} could not be completed: {why}");
+    let advice = "the machine was turned off to keep its disks right; start it again";
+    Failure::new(Kind::MachineGone, text).hint(advice)
+}
+
+async fn attempt_merge(attempt: &Attempt, vm: VmId, order: &MergeOrder, live: bool) -> Result<Merged, Failure> {
     let (seals, files) = (attempt.bench.seals.clone(), order.clone());
     let broken = tokio::task::spawn_blocking(move || seals.break_for(vm, &files)).await;
     // Until the end of this attempt: what a merge is changing must not be sealed.
     let _broken = broken.map_err(|error| fault::task(&error)).and_then(|broken| broken)?;
-    let merged = if live { in_machine(attempt, vm, &order).await? } else { elsewhere(attempt, vm, &order).await? };
-    Ok(Outcome::Merged { stopped: merged.stopped })
+    if live { in_machine(attempt, vm, order).await } else { elsewhere(attempt, vm, order).await }
 }
 
 async fn in_machine(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<Merged, Failure> {
@@ -64,9 +112,7 @@ async fn in_machine(attempt: &Attempt, vm: VmId, order: &MergeOrder) -> Result<M
         // The process now writes to the lower layer and the record still says the upper one. As long as nothing has been
         // written both are right; a guest that ran on would make the record wrong, so it must not.
         running.end(QUIT_PATIENCE).await;
-        let text = format!("a merge in the process of machine {vm} could not be completed: {error}");
-        return Err(Failure::new(Kind::MachineGone, text)
-            .hint("the machine was turned off to keep its disks right; start it again"));
+        return Err(turned_off(vm, error));
     }
     ended.map_err(|error| failure(&procedure, &error))
 }

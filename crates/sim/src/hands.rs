@@ -206,9 +206,11 @@ impl Attempt {
             }
             Effect::Launch { spec, .. } => undo.push_back(Step::Kill(spec.vm)),
             Effect::Merge { vm, order, live: true } => {
-                let pivoted = !self.steps.iter().any(|step| matches!(step, Step::Pivot(..)));
-                if is_top(order) && order.direction == MergeDirection::Down && pivoted && self.was_running {
-                    // The record names the other file: a guest that ran on would make it wrong, so it must not.
+                let emulator = world.emulators.get(vm);
+                let stack = order.slot.and_then(|slot| emulator?.stacks.get(&slot));
+                let pivoted = stack.is_some_and(|stack| !stack.paths.contains(&order.upper.path));
+                if is_top(order) && order.direction == MergeDirection::Down && pivoted {
+                    // The record names the other file, whichever attempt did it: a guest that ran on would make it wrong.
                     undo.push_back(Step::Kill(*vm));
                     failure.failure.kind = Kind::MachineGone;
                 } else if self.was_running {
