@@ -122,7 +122,7 @@ impl Rounds<'_> {
 
 /// A client that is told of a failure must be told of the process that is gone.
 fn explained(told: &str) -> Result<()> {
-    let reasons = ["process", "ended", "turned off", "is off"];
+    let reasons = ["process", "ended", "did not start", "turned off", "is off"];
     if reasons.iter().any(|reason| told.contains(reason)) {
         return Ok(());
     }
