@@ -3,6 +3,7 @@
 //! ```text
 //! <data>/snapvisor.sqlite          what exists                        (crate::store_sqlite)
 //! <data>/revision                  how far the store has been, should an older copy of it be put back
+//! <data>/reserve                   space for the store when there is no other
 //! <data>/lock                      held by the one daemon that may write
 //! <data>/set-aside/                what a repair moved out of the way, by the time it did
 //! <data>/vms/<VM>/                 its group is the machine's user id (crate::account)
@@ -235,6 +236,11 @@ impl Layout {
     /// The revision that the store has been at.
     pub fn revision(&self) -> PathBuf {
         self.data.join("revision")
+    }
+
+    /// The file whose space is the store's when there is no other.
+    pub fn reserve(&self) -> PathBuf {
+        self.data.join("reserve")
     }
 
     /// Where repairs put what nobody refers to.

@@ -9,6 +9,7 @@
 //! confirmed survives a power cut (SQLite documentation, "PRAGMA synchronous"). Each record has a sum, because SQLite notices damage to its
 //! own structure only. A file beside the database keeps the highest revision there ever was, so that an older copy put in the
 //! place of the database is noticed before anything is done by it: it would take layers for live on which newer snapshots rest.
+//! Another file keeps some space in reserve: on a full disk what happens must still be recorded, and snapshots be deleted to make room.
 //! The lock is `flock` on a file beside
 //! the database: the kernel gives it back when the daemon dies, however it dies. A daemon that dies while it starts a
 //! process leaves a copy of itself that is about to become that process and shares the lock until then. So the lock is waited
@@ -36,6 +37,12 @@ const SCHEMA_VERSION: i64 = 2;
 /// Digits of the highest revision in its file, which is written in place: always as many, so that it is never torn.
 const REVISION_DIGITS: usize = 20;
 
+/// Space given back to the file system when a commit finds none: enough for thousands of commits until somebody has made room.
+const RESERVE_BYTES: u64 = 8 << 20;
+
+/// Free space from which on the reserve is taken anew.
+const PLENTY_BYTES: u64 = 64 << 20;
+
 /// How long the lock is waited for: copies of a dead daemon live for milliseconds, on a busy machine for some more.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -54,6 +61,10 @@ pub struct SqliteStore {
     connection: Connection,
     /// Keeps the highest revision.
     mark: File,
+    /// The file that keeps space in reserve.
+    reserve: PathBuf,
+    /// It was given up, or could not be made.
+    reserve_is_missing: bool,
     /// Held for its lock.
     _lock: File,
 }
@@ -149,7 +160,9 @@ impl SqliteStore {
         }
         let lock_error = |source| OpenError::Lock { path: layout.revision(), source };
         let mark = create_private(&layout.revision()).map_err(lock_error)?;
-        let store = Self { connection, mark, _lock: lock };
+        let reserve = layout.reserve();
+        let reserve_is_missing = !keep_reserve(&reserve);
+        let store = Self { connection, mark, reserve, reserve_is_missing, _lock: lock };
         let revision = store.revision().map_err(wrap)?;
         match store.read_mark() {
             Some(mark) if mark > revision => Err(OpenError::Stale { path, found: revision, mark }),
@@ -239,7 +252,19 @@ impl Store for SqliteStore {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
-        match write(&mut self.connection, commit).map_err(failed)? {
+        let mut written = write(&mut self.connection, commit);
+        if written.as_ref().is_err_and(is_full) && !self.reserve_is_missing {
+            tracing::error!(
+                "there is no space left for the state store: its reserve is used; delete snapshots or free some space"
+            );
+            self.reserve_is_missing = true;
+            if remove_if_there(&self.reserve).is_ok() {
+                written = write(&mut self.connection, commit);
+            }
+        } else if self.reserve_is_missing {
+            self.reserve_is_missing = !keep_reserve(&self.reserve);
+        }
+        match written.map_err(failed)? {
             None => {
                 self.write_mark(commit.expected_revision + 1);
                 Ok(())
@@ -356,6 +381,32 @@ impl DataLock {
     pub fn take(layout: &Layout) -> Result<Self, OpenError> {
         Ok(Self { _file: take_lock(&layout.lock(), layout.data())? })
     }
+}
+
+/// Takes the reserve, if there is plenty of space. Whether it is there.
+fn keep_reserve(path: &Path) -> bool {
+    if path.exists() {
+        return true;
+    }
+    let space = path.parent().and_then(|directory| rustix::fs::statvfs(directory).ok());
+    if space.is_none_or(|space| space.f_bavail.saturating_mul(space.f_frsize) < PLENTY_BYTES) {
+        return false;
+    }
+    let taken = create_private(path).and_then(|file| {
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES).map_err(Into::into)
+    });
+    if let Err(error) = &taken {
+        tracing::warn!(%error, path = %path.display(), "no space could be kept in reserve");
+        // An empty one would be taken for a reserve.
+        let _ = fs::remove_file(path);
+    }
+    taken.is_ok()
+}
+
+/// No space, in one of the ways in which SQLite says so.
+fn is_full(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+    error.sqlite_error_code().is_some_and(|code| matches!(code, DiskFull | SystemIoFailure))
 }
 
 /// A database and the files that SQLite keeps beside it.

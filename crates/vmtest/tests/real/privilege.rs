@@ -194,6 +194,7 @@ fn one_machine_has_nothing_of_another() {
         600 b      data/vms/*/disks/*.qcow2
         600 daemon data/audit.jsonl
         600 daemon data/lock
+        600 daemon data/reserve
         600 daemon data/revision
         600 daemon data/snapvisor.sqlite
         600 daemon data/snapvisor.sqlite-shm
