@@ -38,7 +38,9 @@ pub async fn prepare_vm(attempt: &Attempt, vm: VmId, nvram: Option<Image>) -> En
         if let Some(image) = nvram {
             prepare_nvram(account, &tools, &image)?;
         }
-        sync_directory_of(&layout.vm(vm)).map_err(|error| fault::file("sync", &layout.vms(), &error))?;
+        for path in [layout.vm(vm).join("disks"), layout.vm(vm)] {
+            sync_directory_of(&path).map_err(|error| fault::file("sync the directory of", &path, &error))?;
+        }
         Ok(Outcome::Done)
     })
     .await
@@ -239,7 +241,8 @@ fn not_handed_over(path: &Path, error: &io::Error) -> Failure {
 
 fn prepare_nvram(account: Option<Account>, tools: &Tools, image: &Image) -> Result<(), Failure> {
     if image.path.exists() {
-        return Ok(());
+        // An earlier attempt may have ended before its name was on stable storage.
+        return sync_directory_of(&image.path).map_err(|error| fault::file("sync", &image.path, &error));
     }
     let template = &tools.uefi.as_ref().ok_or_else(no_uefi)?.variables;
     let draft = image.path.with_extension("draft");

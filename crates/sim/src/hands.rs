@@ -448,7 +448,8 @@ fn settle_below(overlays: &[Overlay]) -> impl Iterator<Item = Step> {
 
 fn prepare(path: &Path, world: &World) -> Vec<Step> {
     if world.files.open(path).is_some() {
-        return Vec::new();
+        // An earlier attempt may have ended before its name was on stable storage.
+        return vec![Step::SyncNames(path.to_owned())];
     }
     let draft = path.with_extension("draft");
     let (path, named) = (path.to_owned(), path.to_owned());
