@@ -161,6 +161,7 @@ fn describe(path: &Path, root: &Path, machines: &[(&str, &Machine)]) -> String {
     format!("{:o} {owner:6} {}{kind}\n", meta.mode() & 0o7777, parts.collect::<Vec<_>>().join("/"))
 }
 
+// tidy: allow-long-fn half of it is the table of what belongs to whom
 #[test]
 fn one_machine_has_nothing_of_another() {
     if !is_root() {
