@@ -154,7 +154,8 @@ impl Run {
         self.world.pressed.clear();
         self.attempts.clear();
         self.world.files.power_cut(&mut self.random);
-        self.model.power_cut();
+        let state = self.service.state().clone();
+        self.model.power_cut(&state, &self.world);
         self.restart(Fault::PowerFails.name());
     }
 

@@ -140,6 +140,15 @@ impl Images {
         }
     }
 
+    /// The power failed: work that is begun anew reads its source as that is now, which may have lost what a failed merge had put there.
+    pub fn power_cut(&mut self, state: &State, world: &World) {
+        for job in state.jobs.values().filter(|job| !job.state.is_final()) {
+            if let Stage::WorkingOnImage(work @ ImageWork::Convert { .. }) = &job.stage {
+                self.begin(job.id, work, world);
+            }
+        }
+    }
+
     fn begin(&mut self, job: JobId, work: &ImageWork, world: &World) {
         let content = |path: &Path| read(path, world).unwrap_or_default();
         let (path, expected) = match work {

@@ -92,8 +92,9 @@ impl Model {
     }
 
     /// The power failed.
-    pub fn power_cut(&mut self) {
+    pub fn power_cut(&mut self, state: &State, world: &World) {
         self.live.values_mut().for_each(|live| live.uncertain = true);
+        self.images.power_cut(state, world);
     }
 
     /// A commit is durable: learns what it promises, and checks what it takes away.
