@@ -112,7 +112,8 @@ fn script(directory: &Path, spec: &MachineSpec, saved: &SavedMachine, tools: &To
     }
     let memory = directory.join(MEMORY_FILE);
     let incoming = quote(&format!("file:{}", memory.display()));
-    let _ = writeln!(script, " \\\n  -global migration.mapped-ram=on -incoming {incoming}");
+    let _ = write!(script, " \\\n  -global migration.mapped-ram=on -incoming {incoming}");
+    let _ = writeln!(script, " \\\n  -monitor stdio < \"$scratch/words\" > /dev/null");
     Ok(script)
 }
 
@@ -123,6 +124,9 @@ const PREAMBLE: &str = "#!/bin/sh
 set -e
 scratch=$(mktemp -d)
 echo \"sockets and overlays are in $scratch\" >&2
+# A guest that stood still when it was saved does so when it is loaded. It is told to run, until its memory is there.
+mkfifo \"$scratch/words\"
+(for pause in 1 1 2 4 8 16 32; do sleep $pause; echo cont; done > \"$scratch/words\") 2> /dev/null &
 ";
 
 /// One word for the shell; the scratch directory is put in by the shell itself.
