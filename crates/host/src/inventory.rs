@@ -116,6 +116,9 @@ impl Keeper {
     /// alone: an older copy of the store may have been put back. Blocks; may run beside [`Self::keep`].
     pub fn reconcile(&self, state: &State) {
         let mut failed = Vec::new();
+        for vm in inventory::going(state) {
+            failed.extend(self.write(vm, state, &mut self.kept()).err());
+        }
         for vm in state.vms.keys() {
             let Some(wanted) = inventory::of(state, *vm) else { continue };
             let path = self.0.layout.inventory(*vm);

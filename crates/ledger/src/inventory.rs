@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::id::{LayerId, SnapshotId, VmId};
-use crate::job::Stage;
+use crate::job::{Job, JobKind, Stage};
 use crate::record::{Key, RecordError, Stored, rebuild, stored};
 use crate::snapshot::{Format, Layer, Origin};
 use crate::state::State;
@@ -86,6 +86,13 @@ pub fn of(state: &State, vm: VmId) -> Option<Inventory> {
     records.extend(state.memories_of(vm).map(|memory| stored(Key::Memory(memory.id), &**memory)));
     records.extend(state.active_job(vm).map(|job| stored(Key::Job(job.id), &**job)));
     Some(Inventory { vm, revision: state.revision, records })
+}
+
+/// Machines whose removal is unfinished: they must not describe themselves any more, or a lost store would bring them back without
+/// their files.
+pub fn going(state: &State) -> BTreeSet<VmId> {
+    let goes = |job: &&std::sync::Arc<Job>| job.kind == JobKind::DestroyVm && !job.state.is_final();
+    state.jobs.values().filter(goes).map(|job| job.vm).collect()
 }
 
 /// Machines whose inventory differs between two states, those that are gone included.

@@ -109,7 +109,7 @@ impl Service {
     pub fn start(store: &mut FakeStore, surroundings: &Surroundings) -> Result<Self, String> {
         let (revision, records) = store.load().map_err(|error| error.to_string())?;
         let driver = Driver::load(revision, &records, Paths::new(ROOT)).map_err(|error| error.to_string())?;
-        store.describe(&State::default(), driver.state());
+        store.reconcile(driver.state());
         let identity = Identity { vendor: "sim".into(), version: "0".into(), host: surroundings.host.name.clone() };
         Ok(Self {
             state: Arc::new(driver.state().clone()),

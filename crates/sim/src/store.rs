@@ -39,6 +39,12 @@ impl FakeStore {
         }
     }
 
+    /// A daemon starts: brings in step what the last one may not have come to.
+    pub fn reconcile(&mut self, state: &State) {
+        self.describe(&State::default(), state);
+        inventory::going(state).iter().for_each(|vm| drop(self.inventories.remove(vm)));
+    }
+
     /// The records are gone; what machines say of themselves is left.
     pub fn lose(&mut self) -> Vec<Inventory> {
         self.records.clear();
