@@ -126,7 +126,7 @@ scratch=$(mktemp -d)
 echo \"sockets and overlays are in $scratch\" >&2
 # A guest that stood still when it was saved does so when it is loaded. It is told to run, until its memory is there.
 mkfifo \"$scratch/words\"
-(for pause in 1 1 2 4 8 16 32; do sleep $pause; echo cont; done > \"$scratch/words\") 2> /dev/null &
+(for pause in 1 1 2 4 8 16 32; do sleep $pause; echo cont; done) > \"$scratch/words\" 2> /dev/null &
 ";
 
 /// One word for the shell; the scratch directory is put in by the shell itself.

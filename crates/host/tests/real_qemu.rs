@@ -267,11 +267,16 @@ async fn a_machine_is_captured_saved_restored_and_ended() {
 /// The script beside the memory starts the moment with stock QEMU.
 fn try_script(memory: &Path) {
     let script = std::fs::read_to_string(memory.join("start.sh")).unwrap();
-    let quit = script.replace("exec qemu-system-x86_64", "exec timeout 20 qemu-system-x86_64 -monitor stdio");
+    // What it tells QEMU, and two words more; and what QEMU says to that.
+    let words = "for pause in 1 1 2 4 8 16 32; do sleep $pause; echo cont; done";
+    assert!(script.contains(words), "{script}");
+    let quit = script
+        .replace("exec qemu-system-x86_64", "exec timeout 20 qemu-system-x86_64")
+        .replace(words, "sleep 1; echo cont; echo info status; echo quit")
+        .replace("\"$scratch/words\" > /dev/null", "\"$scratch/words\"");
     let path = memory.with_extension("sh");
     std::fs::write(&path, quit).unwrap();
-    let command = format!("(sleep 1; echo info status; echo quit) | sh {}", text(&path));
-    let output = tool("sh", &["-c", &command]);
+    let output = tool("sh", &[text(&path)]);
     assert!(output.contains("VM status: running"), "{output}");
 }
 
