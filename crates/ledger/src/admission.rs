@@ -23,7 +23,7 @@ use crate::request::{
     Contents, Definition, MEMORY_MIB, NAME_CHARS_MAX, NOTES_BYTES_MAX, PROCESSORS_MAX, PowerTarget, Request,
     SNAPSHOTS_MAX, VmChanges,
 };
-use crate::snapshot::{Purpose, Snapshot};
+use crate::snapshot::{Origin, Purpose, Snapshot};
 use crate::state::State;
 use crate::vm::{Power, SnapshotKind, Vm};
 
@@ -164,6 +164,14 @@ fn admit_removal(state: &State, vm: VmId, device: DeviceId, disk_only: bool) -> 
             format!("'{}' has snapshots that hold earlier states of this disk", vm.name),
         )
         .hint("remove the snapshots first"));
+    }
+    let live = drive.and_then(|drive| state.layers.get(&drive.disk?));
+    if live.is_some_and(|layer| layer.origin == Origin::Created) {
+        return Err(Failure::new(
+            Kind::InvalidState,
+            format!("what was written to this disk of '{}' last is not yet merged into its file", vm.name),
+        )
+        .hint("a merge failed before: free some space, take a snapshot and delete it, which merges; then try again"));
     }
     if settings.drives.iter().any(|drive| drive.controller == device) {
         return Err(Failure::new(Kind::InUse, "the controller has drives on it").hint("remove the drives first"));

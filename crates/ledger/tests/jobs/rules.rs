@@ -296,6 +296,26 @@ fn an_apply_leaves_later_disks_to_their_owner() {
     scene.rig.check(vm, "applied");
 }
 
+/// A merge that failed leaves the newest content in a layer of ours: without its machine nobody would find it.
+#[test]
+fn a_disk_is_not_taken_out_before_its_file_has_all_that_was_written() {
+    let (mut scene, vm) = after("on w0:1 snap:A w0:2 off");
+    // Memory is deleted, two layers are measured, and their merge fails.
+    scene.rig.faults = vec![Fault::Effect(scene.rig.effects + 2, EffectFault::Fails)];
+    scene.run(&parse("destroy:A"), "left over");
+    let device = machine(&scene).settings.drives[0].id;
+    let before = scene.rig.state().clone();
+    for disk_only in [true, false] {
+        let reply = scene.rig.ask(Request::RemoveDevice { vm, device, disk_only });
+        assert!(matches!(reply, Some(Reply::Refused(failure)) if failure.message.contains("not yet merged")));
+    }
+    assert_eq!(scene.rig.state().vms, before.vms);
+    scene.run(&parse("restart"), "merged");
+    let reply = scene.rig.ask(Request::RemoveDevice { vm, device, disk_only: true });
+    assert_eq!(reply, Some(Reply::Done { created: None }));
+    assert_eq!(scene.rig.world.read(std::path::Path::new("/user/a.qcow2")).get(&0), Some(&2));
+}
+
 /// By the time it is taken up the other way may copy less; but headers above may name the lower file already.
 #[test]
 fn an_interrupted_merge_is_finished_the_way_it_was_begun() {
