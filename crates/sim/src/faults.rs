@@ -133,6 +133,8 @@ impl Run {
                 self.store.mood = Mood::Fails;
                 self.take_an_event(None);
                 self.store.mood = Mood::Well;
+                // A fact that could not be recorded is kept until something else happens; the clock sees to it.
+                self.service.inbox.push_back(Event::Tick);
             }
             Fault::StoreLost => self.store_is_lost(),
             Fault::DoneTwice => self.an_effect_is_done_twice(),
