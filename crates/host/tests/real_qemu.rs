@@ -271,7 +271,7 @@ fn try_script(memory: &Path) {
     let words = "for pause in 1 1 2 4 8 16 32; do sleep $pause; echo cont; done";
     assert!(script.contains(words), "{script}");
     let quit = script
-        .replace("exec qemu-system-x86_64", "exec timeout 20 qemu-system-x86_64")
+        .replace("exec qemu-system-x86_64", "exec timeout --kill-after 5 20 qemu-system-x86_64")
         .replace(words, "sleep 1; echo cont; echo info status; echo quit")
         .replace("\"$scratch/words\" > /dev/null", "\"$scratch/words\"");
     let path = memory.with_extension("sh");
