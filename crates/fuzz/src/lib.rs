@@ -11,8 +11,8 @@
 //! long or too much memory.
 //!
 //! To add a target, write such a function, add it to the table, and put some inputs, good and bad, into a directory of
-//! its name below `corpus`; a few words of the notation in `dictionaries` help the fuzzer. A parser that has no target is
-//! found by `tests/complete.rs`.
+//! its name below `corpus`; a few words of the notation in `dictionaries` help the fuzzer. A public function of the pure
+//! crates that is named as a parser and has no target is found by `tests/complete.rs`.
 
 mod files;
 mod login;

@@ -12,7 +12,7 @@ pub const HOST: &str = "HOST";
 /// The namespace that matters.
 pub const NAMESPACE: &str = "root/virtualization/v2";
 
-/// Records of the store. The machine runs, and has a disk, an empty drive, a network adapter, a snapshot and a job.
+/// Records of the store. The machine is off, and has a disk in two layers, an empty drive, a network adapter, a snapshot and a job.
 const RECORDS: &[(&str, &str)] = &[
     (
         "vm",
@@ -87,8 +87,7 @@ fn state() -> State {
     let stored =
         |(kind, body): &(&str, &str)| Stored { kind: (*kind).to_owned(), id: String::new(), body: (*body).to_owned() };
     let records: Vec<Stored> = RECORDS.iter().map(stored).collect();
-    record::rebuild(1, &records)
-        .unwrap_or_else(|error| panic!("the records are those of the store's own test: {error}"))
+    record::rebuild(1, &records).unwrap_or_else(|error| panic!("the records of the small world can be read: {error}"))
 }
 
 #[cfg(test)]

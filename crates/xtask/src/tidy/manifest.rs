@@ -19,7 +19,7 @@ const GRAPH: [(&str, &[&str]); 16] = [
     ("cli", &["auth", "cim", "wsman"]),
     ("snapvisor", &["daemon", "cli"]),
     ("sim", &["cim", "ledger", "wsman", "hyperv"]),
-    ("vmtest", &["cim", "wsman", "ledger", "host", "sim"]),
+    ("vmtest", &["ledger", "host", "sim"]),
     ("fuzz", &["auth", "cim", "daemon", "hyperv", "ledger", "qemu", "wsman"]),
     ("guest-agent", &[]),
     ("xtask", &[]),
