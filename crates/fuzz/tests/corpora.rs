@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use fuzz::{TARGETS, Target};
+use sim::random::Random;
 
 /// Damaged copies of each recorded input. All targets together take a few seconds without optimisation.
 const COPIES: usize = 12;
@@ -56,45 +57,33 @@ fn every_corpus_has_a_target() {
     }
 }
 
-/// Marsaglia's xorshift: enough disorder for damage, and the same on every machine.
-struct Disorder(u64);
-
-impl Disorder {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % u64::try_from(end.max(1)).unwrap()).unwrap()
-    }
-
-    /// Cuts, turns bits, overwrites, doubles a piece, or splices in one of another input.
-    fn damaged(&mut self, input: &[u8], other: &[u8]) -> Vec<u8> {
-        let mut bytes = input.to_vec();
-        for _ in 0..=self.below(3) {
-            let (at, span) = (self.below(bytes.len() + 1), self.below(40));
-            let piece = |bytes: &[u8], at: usize| bytes[at..(at + span).min(bytes.len())].to_vec();
-            match self.below(5) {
-                0 => bytes.truncate(at),
-                1 if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
-                2 if at < bytes.len() => bytes[at] = [0, 0x7f, 0x80, 0xff, b'<', b'"', b'\\', b'9'][self.below(8)],
-                3 => drop(bytes.splice(at..at, piece(&bytes.clone(), at))),
-                _ => drop(bytes.splice(at..at, piece(other, self.below(other.len())))),
-            }
+/// Cuts, turns bits, overwrites, doubles a piece, or splices in one of another input.
+fn damaged(input: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = input.to_vec();
+    for _ in 0..=random.below(3) {
+        let (at, span) = (random.below(bytes.len() + 1), random.below(40));
+        let piece = |bytes: &[u8], at: usize| bytes[at..(at + span).min(bytes.len())].to_vec();
+        match random.below(5) {
+            0 => bytes.truncate(at),
+            1 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            2 if at < bytes.len() => bytes[at] = [0, 0x7f, 0x80, 0xff, b'<', b'"', b'\\', b'9'][random.below(8)],
+            3 => drop(bytes.splice(at..at, piece(&bytes.clone(), at))),
+            _ => drop(bytes.splice(at..at, piece(other, random.below(other.len() + 1)))),
         }
-        bytes
     }
+    bytes
 }
 
 #[test]
 fn damaged_inputs_end_well() {
-    let mut disorder = Disorder(0x5eed);
+    let mut random = Random::new(0x5eed);
     for target in TARGETS {
         let corpus = corpus(target);
         let inputs: Vec<&Vec<u8>> = corpus.values().collect();
         for (path, input) in &corpus {
             for copy in 0..COPIES {
-                let other = disorder.below(inputs.len());
-                let damaged = disorder.damaged(input, inputs[other]);
+                let other = random.below(inputs.len());
+                let damaged = damaged(input, inputs[other], &mut random);
                 run(target, &damaged, &format_args!("copy {copy} of {}", path.display()));
             }
         }

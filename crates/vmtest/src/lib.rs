@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod fingerprint;
 pub mod guest;
+pub mod options;
 pub mod powercut;
 pub mod random;
 pub mod realm;

@@ -1,4 +1,4 @@
-//! Numbers that follow from a seed: SplitMix64, as published by Steele, Lea and Flood in 2014.
+//! Numbers that follow from a seed, for work on real guests: the generator of the simulation.
 //!
 //! Each round draws from a generator of its own, so that a round which draws more than before does not shift the next ones.
 
@@ -6,21 +6,17 @@ use std::time::Duration;
 
 /// A generator.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct Random(sim::random::Random);
 
 impl Random {
     /// The generator of one round.
     pub fn of_round(seed: u64, round: u64) -> Self {
-        Self(seed ^ round.wrapping_mul(0xA24B_AED4_963E_E407))
+        Self(sim::random::Random::new(seed ^ round.wrapping_mul(0xA24B_AED4_963E_E407)))
     }
 
     /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        self.0.bits()
     }
 
     /// A number below `limit`, which must not be zero. The bias of the remainder is of no matter for small limits.

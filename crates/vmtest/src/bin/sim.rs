@@ -22,6 +22,7 @@ use sim::every;
 use sim::faults::Fault;
 use sim::run::{Findings, Plan, Run, Strike};
 use sim::service::Surroundings;
+use vmtest::options::{number, pairs, unknown};
 
 const USAGE: &str = "usage: cargo xtask sim [--seed N] [--seeds N] [--minutes N] | --every SEED [--seeds N] [--share N] \
                      | --seed N --fault NAME --move N";
@@ -210,15 +211,14 @@ impl Options {
     fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut options = Self { seed: 0, seeds: SEEDS, time: None, mode: Mode::Random };
         let (mut fault, mut at) = (None, None);
-        for pair in arguments.chunks(2) {
-            let [name, value] = pair else { return Err(format!("{} needs a value", pair.concat())) };
+        for (name, value) in pairs(arguments)? {
             if name == "--fault" {
                 fault = Some(Fault::of_name(value).ok_or_else(|| format!("there is no fault {value:?}"))?);
                 continue;
             }
-            let number: u64 = value.parse().map_err(|_| format!("{value:?} is not a number that could be meant"))?;
+            let number: u64 = number(value)?;
             let size = usize::try_from(number).unwrap_or(usize::MAX);
-            match name.as_str() {
+            match name {
                 "--seed" => options.seed = number,
                 "--seeds" => options.seeds = number,
                 "--every" => {
@@ -230,7 +230,7 @@ impl Options {
                     options.time = Some(Duration::from_secs(number.saturating_mul(60)));
                     options.seeds = u64::MAX;
                 }
-                other => return Err(format!("unknown option {other:?}")),
+                other => return unknown(other),
             }
         }
         match (fault, at) {

@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+use vmtest::options;
 use vmtest::powercut::{self, Findings, Plan, export};
 
 const USAGE: &str = "usage: cargo xtask powercut [--seed N] [--cuts N] [--operations N]";
@@ -39,14 +40,12 @@ fn main() -> ExitCode {
 
 fn parse(arguments: &[String]) -> Result<Plan, String> {
     let mut plan = PLAN;
-    for pair in arguments.chunks(2) {
-        let [name, value] = pair else { return Err(format!("{} needs a value", pair.concat())) };
-        let bad = |_| format!("{value:?} is not a number that could be meant");
-        match name.as_str() {
-            "--seed" => plan.seed = value.parse().map_err(bad)?,
-            "--cuts" => plan.cuts = value.parse().map_err(bad)?,
-            "--operations" => plan.operations = value.parse().map_err(bad)?,
-            other => return Err(format!("unknown option {other:?}")),
+    for (name, value) in options::pairs(arguments)? {
+        match name {
+            "--seed" => plan.seed = options::number(value)?,
+            "--cuts" => plan.cuts = options::number(value)?,
+            "--operations" => plan.operations = options::number(value)?,
+            other => return options::unknown(other),
         }
     }
     Ok(plan)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use vmtest::options::{number, pairs, unknown};
 use vmtest::torture::Plan;
 
 /// Shown when the command line is not understood.
@@ -20,17 +21,12 @@ const DISTURBED: u64 = 60;
 /// What is wrong with them.
 pub fn parse(arguments: &[String], seed: u64) -> Result<Plan, String> {
     let mut plan = Plan { seed, duration: Duration::from_secs(MINUTES * 60), kills: u64::MAX, disturbed: DISTURBED };
-    for pair in arguments.chunks(2) {
-        let [name, value] = pair else { return Err(format!("{} needs a value", pair.concat())) };
-        let bad = |_| format!("{value:?} is not a number that could be meant");
-        match name.as_str() {
-            "--seed" => plan.seed = value.parse().map_err(bad)?,
-            "--minutes" => {
-                let minutes: u32 = value.parse().map_err(bad)?;
-                plan.duration = Duration::from_secs(u64::from(minutes) * 60);
-            }
-            "--kills" => plan.kills = value.parse().map_err(bad)?,
-            other => return Err(format!("unknown option {other:?}")),
+    for (name, value) in pairs(arguments)? {
+        match name {
+            "--seed" => plan.seed = number(value)?,
+            "--minutes" => plan.duration = Duration::from_secs(u64::from(number::<u32>(value)?) * 60),
+            "--kills" => plan.kills = number(value)?,
+            other => return unknown(other),
         }
     }
     Ok(plan)
