@@ -43,8 +43,12 @@ impl Hashers {
     /// When it panics, or there is no thread.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
         let (done, result) = oneshot::channel();
-        // If nobody waits any more, nobody needs the result.
-        let work = Box::new(move || drop(done.send(work())));
+        // Who has gone away, or was sent away, needs no result; and what waits would grow without end if it were looked for.
+        let work = Box::new(move || {
+            if !done.is_closed() {
+                drop(done.send(work()))
+            }
+        });
         let lost = |_| "the password could not be verified".to_owned();
         self.0.send(work).map_err(|_| ()).map_err(lost)?;
         result.await.map_err(|_| ()).map_err(lost)
@@ -69,5 +73,39 @@ mod tests {
             }
         }
         assert!(threads.len() <= THREADS);
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_any_more_is_not_done() {
+        use std::sync::Barrier;
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let hashers = Hashers::start();
+        let done = Arc::new(AtomicBool::new(false));
+        // All threads are at work, then asked once more by somebody who goes away, and then all at work again.
+        let barriers = [(); 2].map(|()| Arc::new(Barrier::new(THREADS + 1)));
+        let at_work = |barrier: &Arc<Barrier>| {
+            let barrier = Arc::clone(barrier);
+            hashers.run(move || barrier.wait())
+        };
+        let first = tokio::join!(begun(at_work(&barriers[0])), begun(at_work(&barriers[0])));
+        let mark = Arc::clone(&done);
+        drop(begun(hashers.run(move || mark.store(true, Ordering::Relaxed))).await);
+        let second = tokio::join!(begun(at_work(&barriers[1])), begun(at_work(&barriers[1])));
+        for barrier in &barriers {
+            barrier.wait();
+        }
+        assert!(!done.load(Ordering::Relaxed));
+        drop((first, second));
+    }
+
+    /// Something that has been asked for and is not waited for.
+    async fn begun<F: Future>(asked: F) -> std::pin::Pin<Box<F>> {
+        let mut asked = Box::pin(asked);
+        tokio::select! {
+            biased;
+            _ = &mut asked => panic!("nothing is done so fast"),
+            () = std::future::ready(()) => asked,
+        }
     }
 }
