@@ -59,6 +59,12 @@ pub enum AccountError {
     /// The ids do not exist here.
     #[error("this user namespace has not all of user_ids: map them into it, or choose a range that it has")]
     NotMapped,
+    /// The common account does not exist here.
+    #[error(
+        "this user namespace has no user {0}, whom the work on images is for: map it, or create a user {USUAL_NAME} with an \
+         id that it has"
+    )]
+    CommonNotMapped(u32),
     /// Only root can change accounts.
     #[error("the emulator can run as {0} only if the daemon is root: leave user out of the configuration")]
     NotRoot(String),
@@ -85,18 +91,17 @@ pub fn emulators(name: Option<&str>, ids: Option<&str>, root: bool) -> Result<Ac
     if possible == found {
         return Ok(found);
     }
-    if ids.is_some() {
-        return Err(AccountError::NotMapped);
+    match (possible, found.common()) {
+        (Accounts::One(_), _) if ids.is_some() => return Err(AccountError::NotMapped),
+        (Accounts::One(_), _) => tracing::warn!(
+            "this user namespace has not the user ids {USUAL_IDS}, so all machines run under one account: map them \
+             into it, or set user_ids to a range that it has, to keep machines from each other"
+        ),
+        (_, Some(common)) if ids.is_some() => return Err(AccountError::CommonNotMapped(common.uid)),
+        _ => tracing::warn!(
+            "this user namespace has but few users, so emulators run as the daemon's own: map more ids into it"
+        ),
     }
-    match possible {
-        Accounts::One(_) => {
-            tracing::warn!(
-                "this user namespace has not the user ids {USUAL_IDS}, so all machines run under one account"
-            );
-        }
-        _ => tracing::warn!("this user namespace has but few users, so emulators run as the daemon's own"),
-    }
-    tracing::warn!("map more ids into it, or set user_ids to a range that it has, to keep machines from each other");
     Ok(possible)
 }
 

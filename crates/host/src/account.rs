@@ -129,6 +129,23 @@ impl Accounts {
         }
     }
 
+    /// One that a machine which has none yet could get: what it may do, each may.
+    pub fn of_a_machine(self) -> Option<Account> {
+        match self {
+            Accounts::Each { ids, .. } => self.recorded(ids.last),
+            Accounts::Own | Accounts::One(_) => self.common(),
+        }
+    }
+
+    /// Whether a user id is that of a machine, or of all machines.
+    pub fn is_machines(self, uid: u32) -> bool {
+        match self {
+            Accounts::Own => false,
+            Accounts::One(account) => account.uid == uid,
+            Accounts::Each { ids, .. } => ids.has(uid),
+        }
+    }
+
     /// Of a machine whose data directory has the group `record`; `None` in [`Accounts::Each`] if that names none.
     pub fn recorded(self, record: u32) -> Option<Account> {
         match self {

@@ -1,7 +1,7 @@
 //! Files of a machine: made, measured, removed. No emulator is involved.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use ledger::id::VmId;
 use ledger::snapshot::Format;
 use qemu::graph::{self, Layer};
 use qemu::procedure::HostReply;
-use qemu::qcow2::{self, Backing};
+use qemu::qcow2::{self, Backing, NewImage};
 use qemu::save::{MEMORY_FILE, SIDECAR_FILE};
 
 use crate::account::{self, Account};
@@ -20,10 +20,11 @@ use crate::capability::Tools;
 use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::hands::{allocated, sync_directory_of, sync_file};
+use crate::headers;
 use crate::layout::Layout;
 use crate::lent;
-use crate::seal::{Damage, Depth, Sealed, Seals};
-use crate::spec::{self, no_uefi};
+use crate::seal::{Depth, Sealed, Seals};
+use crate::spec::{self, SavedMachine, no_uefi};
 
 /// Space left alone: an overlay needs 256 KiB at first, and a guest that runs on needs room for what it writes while
 /// somebody reads the error message.
@@ -61,6 +62,9 @@ pub async fn create_overlays(
             let things: Vec<Sealed> = layers.chain(memory.as_ref().and_then(sealed_memory)).collect();
             let verified = seals.verify(vm, &things, Depth::Quick);
             verified.map_err(|damage| fault::damage("the snapshot cannot be applied", &damage))?;
+            // And all else that the start would refuse it for, when what the machine has now is gone.
+            chains.iter().try_for_each(headers::verify_chain)?;
+            memory.as_ref().map(SavedMachine::decode).transpose()?;
         }
         layout.create_vm(vm)?;
         require_space(&layout.vm(vm), 0, "a new layer")?;
@@ -119,13 +123,6 @@ pub async fn delete(attempt: &Attempt, paths: Vec<PathBuf>) -> Ending {
 /// # Errors
 /// Names the file.
 pub fn require_undamaged(seals: &Seals, spec: &MachineSpec, memory: Option<&MemorySource>) -> Result<(), Failure> {
-    for chain in &spec.chains {
-        let missing = chain.images.first().filter(|top| !top.path.exists());
-        if let Some(top) = missing {
-            let damage = Damage::Missing(top.path.clone());
-            return Err(fault::damage(&format!("{} cannot be started", spec.name), &damage));
-        }
-    }
     let frozen = spec.chains.iter().flat_map(|chain| chain.images.iter().skip(1)).map(Sealed::of);
     let things: Vec<Sealed> = frozen.chain(memory.and_then(sealed_memory)).collect();
     let verified = seals.verify(spec.vm, &things, Depth::Quick);
@@ -171,13 +168,14 @@ pub fn room_to_merge(from: &Layer, into: &Layer) -> io::Result<HostReply> {
 
 /// What a qcow2 image says of itself, if that can be understood.
 fn read_header(path: &Path) -> io::Result<Option<qcow2::Header>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(qcow2::HEADER_BYTES as u64).read_to_end(&mut bytes)?;
-    Ok(qcow2::Header::read(&bytes).ok())
+    Ok(qcow2::Header::read(&headers::head_of(File::open(path)?)?).ok())
 }
 
 /// Bytes that may still be written below `directory`.
-fn free_bytes(directory: &Path) -> io::Result<u64> {
+///
+/// # Errors
+/// When its file system cannot be examined.
+pub fn free_bytes(directory: &Path) -> io::Result<u64> {
     let space = rustix::fs::statvfs(directory)?;
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
@@ -279,15 +277,21 @@ fn create_overlay(account: Option<Account>, overlay: &Overlay) -> Result<(), Fai
         .map_err(|error| Failure::new(Kind::InvalidParameter, format!("could not make {}: {error}", path.display())))?;
     let write = || -> io::Result<()> {
         let file = create_private(path)?;
-        file.set_len(content.length)?;
-        for (offset, bytes) in &content.pieces {
-            file.write_all_at(bytes, *offset)?;
-        }
+        write_image(&file, &content)?;
         file.sync_all()?;
         account::hand_over(path, account)?;
         sync_directory_of(path)
     };
     write().map_err(|error| fault::file("create", path, &error))
+}
+
+/// Writes a new image into an empty file.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_image(file: &File, image: &NewImage) -> io::Result<()> {
+    file.set_len(image.length)?;
+    image.pieces.iter().try_for_each(|(offset, bytes)| file.write_all_at(bytes, *offset))
 }
 
 /// A new empty file in the place of whatever was there. Removing first leaves alone a process that still has it open.

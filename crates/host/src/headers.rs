@@ -32,17 +32,21 @@ use crate::spec;
 /// # Errors
 /// When a file is not there, or not what is on record.
 pub fn verify_chain(chain: &Chain) -> Result<(), Failure> {
-    verify_layers(&chain.images)?;
-    // Firmware comes with variables of several sizes, and the record has one for all.
-    let measured = chain.images.iter().filter(|_| chain.slot != Slot::Nvram);
-    measured.map(|image| (image, size_of(image))).try_for_each(|(image, size)| match size? {
-        size if size == image.size => Ok(()),
-        size => Err(Failure::new(
-            Kind::Failed,
-            format!("{} holds a disk of {size} bytes, and {} are on record", image.path.display(), image.size),
-        )
-        .hint("if you resized it, put the old size back, or take the disk out of the machine and put it in again")),
-    })
+    for (image, below) in layered(&chain.images) {
+        let size = match image.format {
+            Format::Qcow2 => verify(image, below)?.size,
+            Format::Raw => length(&image.path)?,
+        };
+        // Firmware comes with variables of several sizes, and the record has one for all.
+        if size != image.size && chain.slot != Slot::Nvram {
+            let text =
+                format!("{} holds a disk of {size} bytes, and {} are on record", image.path.display(), image.size);
+            return Err(Failure::new(Kind::Failed, text).hint(
+                "if you resized it, put the old size back, or take the disk out of the machine and put it in again",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Looks at layers that lie on each other, top first.
@@ -50,24 +54,38 @@ pub fn verify_chain(chain: &Chain) -> Result<(), Failure> {
 /// # Errors
 /// The same, but of sizes.
 pub fn verify_layers(images: &[Image]) -> Result<(), Failure> {
-    for (depth, image) in images.iter().enumerate() {
-        if image.format == Format::Qcow2 {
-            verify(image, images.get(depth + 1..).unwrap_or_default())?;
-        }
-    }
-    Ok(())
+    let mut telling = layered(images).filter(|(image, _)| image.format == Format::Qcow2);
+    telling.try_for_each(|(image, below)| verify(image, below).map(drop))
 }
 
-/// The same of an image alone that lies on the first of `below`.
-pub fn verify(image: &Image, below: &[Image]) -> Result<(), Failure> {
+/// The beginning of an image, which holds every header that we accept.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn head_of(image: impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    image.take(HEADER_BYTES as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Each image with those below it.
+fn layered(images: &[Image]) -> impl Iterator<Item = (&Image, &[Image])> {
+    images.iter().enumerate().map(|(depth, image)| (image, images.get(depth + 1..).unwrap_or_default()))
+}
+
+/// Looks at an image alone that lies on the first of `below`.
+///
+/// # Errors
+/// As for layers.
+pub fn verify(image: &Image, below: &[Image]) -> Result<Header, Failure> {
     let header = read(&image.path)?;
     let found = match &header.backing_file {
-        None if below.len() <= 1 => return Ok(()),
+        None if below.len() <= 1 => return Ok(header),
         None => "nothing".to_owned(),
         Some(name) => {
             let target = image.path.parent().unwrap_or(Path::new("/")).join(name);
             match below.iter().find(|layer| same_file(&layer.path, &target)) {
-                Some(layer) if agrees(header.backing_format.as_deref(), layer.format) => return Ok(()),
+                Some(layer) if agrees(header.backing_format.as_deref(), layer.format) => return Ok(header),
                 Some(_) => {
                     format!("{name} as {}", header.backing_format.as_deref().unwrap_or("something to be guessed"))
                 }
@@ -80,27 +98,18 @@ pub fn verify(image: &Image, below: &[Image]) -> Result<(), Failure> {
 
 /// The header of a qcow2 file, if all of the image's content is in it and its backing file.
 fn read(path: &Path) -> Result<Header, Failure> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut head = Vec::new();
-        account::open_itself(path)?.take(HEADER_BYTES as u64).read_to_end(&mut head)?;
-        Ok(head)
-    };
-    let head = read().map_err(|error| fault::file("read the header of", path, &error))?;
-    let header = Header::read(&head).and_then(|header| header.require_plain().map(|()| header));
-    header.map_err(|error| {
+    let head = account::open_itself(path).and_then(head_of);
+    let head = head.map_err(|error| fault::file("read the header of", path, &error))?;
+    Header::read_plain(&head).map_err(|error| {
         Failure::new(Kind::Failed, format!("{} is not the image that is on record: {error}", path.display())).hint(
             "something wrote another header into it; go back to a snapshot, or put a good copy of the file in its place",
         )
     })
 }
 
-fn size_of(image: &Image) -> Result<u64, Failure> {
-    match image.format {
-        Format::Qcow2 => Ok(read(&image.path)?.size),
-        Format::Raw => account::open_itself(&image.path)
-            .and_then(|mut file| file.seek(SeekFrom::End(0)))
-            .map_err(|error| fault::file("measure", &image.path, &error)),
-    }
+fn length(path: &Path) -> Result<u64, Failure> {
+    let length = account::open_itself(path).and_then(|mut file| file.seek(SeekFrom::End(0)));
+    length.map_err(|error| fault::file("measure", path, &error))
 }
 
 /// Where a header names no format, QEMU's tools would guess.
@@ -135,6 +144,7 @@ fn unlike_the_record(image: &Image, found: &str, next: Option<&Image>) -> Failur
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk;
     use expect_test::{Expect, expect};
     use ledger::id::{DeviceId, LayerId};
     use qemu::graph;
@@ -156,12 +166,7 @@ mod tests {
 
         fn qcow2(&self, name: &str, backing: Option<(&str, graph::Format)>) {
             let image = qcow2::empty(SIZE, backing.map(|(file, format)| Backing { file, format })).unwrap();
-            let mut bytes = vec![0; usize::try_from(image.length).unwrap()];
-            for (offset, piece) in image.pieces {
-                let start = usize::try_from(offset).unwrap();
-                bytes[start..start + piece.len()].copy_from_slice(&piece);
-            }
-            fs::write(self.0.path().join(name), bytes).unwrap();
+            disk::write_image(&fs::File::create(self.0.path().join(name)).unwrap(), &image).unwrap();
         }
 
         fn write(&self, name: &str, offset: u64, bytes: &[u8]) {

@@ -328,13 +328,21 @@ async fn run(attempt: &Attempt, arguments: &[&str]) -> Result<(), Failure> {
 /// The same with files that it writes, which are its account's own meanwhile.
 async fn run_on(attempt: &Attempt, paths: &[&PathBuf], arguments: &[&str]) -> Result<(), Failure> {
     let Some(account) = attempt.layout().common_account() else { return run(attempt, arguments).await };
-    let mut borrowed = Vec::new();
-    for path in paths {
-        let path = (*path).clone();
-        let borrow =
-            move || lent::borrow(&path, account).map_err(|error| fault::file("change the owner of", &path, &error));
-        borrowed.push(tokio::task::spawn_blocking(borrow).await.map_err(|error| fault::task(&error))??);
-    }
+    let paths: Vec<PathBuf> = paths.iter().map(|path| (*path).clone()).collect();
+    let borrow = move || {
+        let mut borrowed = Vec::new();
+        for path in paths {
+            match lent::borrow(&path, account) {
+                Ok(image) => borrowed.push(image),
+                Err(error) => {
+                    borrowed.iter().for_each(lent::Borrowed::give_back);
+                    return Err(fault::file("change the owner of", &path, &error));
+                }
+            }
+        }
+        Ok(borrowed)
+    };
+    let borrowed = tokio::task::spawn_blocking(borrow).await.map_err(|error| fault::task(&error))??;
     let done = run(attempt, arguments).await;
     let give_back = move || {
         borrowed.iter().for_each(lent::Borrowed::give_back);

@@ -5,21 +5,22 @@
 //! file it names (the reason why QEMU warns about probing raw). Backing files are followed only where the header names
 //! their format, and only to where [`crate::backing`] allows.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::{self, OpenOptions};
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use ledger::event::{InspectedImage, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::snapshot::Format;
-use qemu::qcow2::{HEADER_BYTES, Header, Qcow2Error};
+use qemu::qcow2::{Header, Qcow2Error};
 
 use crate::account::{self, AccessError, Account};
 use crate::backing::Rules;
 use crate::disk::blocking;
 use crate::executor::{Attempt, Ending};
 use crate::fault;
+use crate::headers;
 use crate::image_lock::{self, Use};
 use crate::layout::Layout;
 
@@ -36,7 +37,7 @@ pub async fn inspect(attempt: &Attempt, path: PathBuf, format: Option<Format>) -
     let rules = attempt.rules();
     blocking(move || {
         let chain = chain(&rules, &path, format, true)?;
-        layout.common_account().map_or(Ok(()), |account| check_access(&layout, &chain, account))?;
+        layout.accounts().of_a_machine().map_or(Ok(()), |account| check_access(&layout, &chain, account))?;
         Ok(Outcome::Inspected { chain })
     })
     .await
@@ -56,7 +57,7 @@ fn check_access(layout: &Layout, chain: &[InspectedImage], account: Account) -> 
 /// Opening another machine's disk to all is no advice to give.
 fn closed(layout: &Layout, path: &Path, error: &AccessError) -> Failure {
     let owner = fs::metadata(path).map(|meta| meta.uid());
-    if !owner.is_ok_and(|owner| layout.is_emulators(owner)) {
+    if !owner.is_ok_and(|owner| layout.accounts().is_machines(owner)) {
         return error.into();
     }
     Failure::new(Kind::InUse, format!("the backing file {} was given to another machine", path.display()))
@@ -119,13 +120,12 @@ fn look(rules: &Rules, path: &Path, format: Format, is_top: Option<bool>) -> Res
     if let Some(is_top) = is_top {
         require_unused(identity, &path, is_top)?;
     }
-    let head = read_head(&mut file).map_err(|error| fault::file("read", &path, &error))?;
+    let head = headers::head_of(&file).map_err(|error| fault::file("read", &path, &error))?;
     let length = file.seek(SeekFrom::End(0)).map_err(|error| fault::file("measure", &path, &error))?;
     let (size, backing) = match format {
         Format::Raw => (raw_size(&path, &head, length)?, None),
         Format::Qcow2 => {
-            let header = Header::read(&head).and_then(|header| header.require_plain().map(|()| header));
-            let header = header.map_err(|error| bad_qcow2(&path, &error))?;
+            let header = Header::read_plain(&head).map_err(|error| bad_qcow2(&path, &error))?;
             (header.size, backing_of(rules, &path, &header)?)
         }
     };
@@ -145,12 +145,6 @@ fn require_unused((device, inode): (u64, u64), path: &Path, is_top: bool) -> Res
     };
     Err(Failure::new(Kind::InUse, format!("{} {text}", path.display()))
         .hint("shut down the virtual machine that uses it, or attach another image"))
-}
-
-fn read_head(file: &mut File) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
-    file.take(HEADER_BYTES as u64).read_to_end(&mut head)?;
-    Ok(head)
 }
 
 fn raw_size(path: &Path, head: &[u8], length: u64) -> Result<u64, Failure> {
@@ -183,7 +177,8 @@ fn backing_of(rules: &Rules, path: &Path, header: &Header) -> Result<Option<(Pat
         Some("raw") => Format::Raw,
         Some(other) => return Err(invalid(path, &format!("lies on a file of the format {other}"))),
         None => {
-            let advice = format!("run `qemu-img rebase -u -b {name} -F <format> {}` to name it", path.display());
+            let (name_word, image) = (account::shell_word(Path::new(name)), account::shell_word(path));
+            let advice = format!("run `qemu-img rebase -u -b {name_word} -F <format> {image}` to name it");
             return Err(invalid(path, &format!("does not say which format its backing file {name} has")).hint(advice));
         }
     };
@@ -207,6 +202,9 @@ fn invalid(path: &Path, what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+
+    use crate::disk;
     use expect_test::{Expect, expect};
     use qemu::graph;
     use qemu::qcow2::{self, Backing};
@@ -223,12 +221,7 @@ mod tests {
         fn qcow2(&self, name: &str, backing: Option<(&str, graph::Format)>) {
             let backing = backing.map(|(file, format)| Backing { file, format });
             let image = qcow2::empty(SIZE, backing).unwrap();
-            let mut bytes = vec![0; usize::try_from(image.length).unwrap()];
-            for (offset, piece) in image.pieces {
-                let start = usize::try_from(offset).unwrap();
-                bytes[start..start + piece.len()].copy_from_slice(&piece);
-            }
-            fs::write(self.0.path().join(name), bytes).unwrap();
+            disk::write_image(&File::create(self.0.path().join(name)).unwrap(), &image).unwrap();
         }
 
         fn path(&self, name: &str) -> PathBuf {

@@ -189,8 +189,7 @@ impl Layout {
 
     /// Whether a user id is one that emulators run under.
     pub fn is_emulators(&self, uid: u32) -> bool {
-        let is_machines = matches!(self.accounts, Accounts::Each { ids, .. } if ids.has(uid));
-        is_machines || self.common_account().is_some_and(|account| account.uid == uid)
+        self.accounts.is_machines(uid) || self.common_account().is_some_and(|account| account.uid == uid)
     }
 
     /// The account on record for a machine, which is put on record if there is none.
@@ -296,12 +295,7 @@ impl Layout {
 
     /// Whose images a machine has.
     pub fn lent(&self, vm: VmId) -> PathBuf {
-        Self::lent_below(&self.vm(vm))
-    }
-
-    /// The same, by the machine's directory.
-    pub fn lent_below(vm: &Path) -> PathBuf {
-        vm.join("lent.json")
+        self.vm(vm).join("lent.json")
     }
 
     /// Directory of a machine's sockets.

@@ -14,6 +14,7 @@ use std::fs::{self, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use ledger::id::VmId;
 use serde::{Deserialize, Serialize};
@@ -38,22 +39,35 @@ struct Lender {
 
 type Record = BTreeMap<PathBuf, Lender>;
 
+/// Records are read, changed and written by one at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Makes the machine's account the owner of a user's image, and remembers who was.
 ///
 /// # Errors
 /// When the record or the owner cannot be changed; `ELOOP` if a link is on the way to the image, which is recorded by its real path.
 pub fn lend(layout: &Layout, vm: VmId, image: &Path, account: Account) -> io::Result<()> {
+    remember(layout, vm, image)?;
+    account::hand_over_at(image, account)
+}
+
+/// Writes down whose an image is. Another machine that knows it forgets it only then: an interruption leaves two that know, and never none.
+fn remember(layout: &Layout, vm: VmId, image: &Path) -> io::Result<()> {
+    // Nothing is done under the lock that could panic half-way.
+    let _alone = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let path = layout.lent(vm);
     let mut record = read(&path)?;
-    if !record.contains_key(image) {
-        let lender = match take_from_others(layout, image)? {
-            Some(lender) => lender,
-            None => present_owner(layout, image)?,
-        };
-        record.insert(image.to_owned(), lender);
-        write(&path, &record)?;
+    if record.contains_key(image) {
+        return Ok(());
     }
-    account::hand_over_at(image, account)
+    let known = known_to_another(layout, image)?;
+    let lender = match &known {
+        Some(known) => known.lender.clone(),
+        None => present_owner(layout, image)?,
+    };
+    record.insert(image.to_owned(), lender);
+    write(&path, &record)?;
+    known.map_or(Ok(()), |known| write(&known.path, &known.others))
 }
 
 /// Gives the images of a machine back. One that cannot be given back is left as it is; so is one that belongs to somebody else
@@ -122,27 +136,40 @@ fn present_owner(layout: &Layout, image: &Path) -> io::Result<Lender> {
     Ok(Lender { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & PERMISSIONS })
 }
 
-/// What another machine remembers of the image, which it then forgets.
-fn take_from_others(layout: &Layout, image: &Path) -> io::Result<Option<Lender>> {
-    for machine in fs::read_dir(layout.vms())?.flatten() {
-        let path = Layout::lent_below(&machine.path());
-        let mut record = read(&path)?;
-        if let Some(lender) = record.remove(image) {
-            write(&path, &record)?;
-            return Ok(Some(lender));
+/// What another machine remembers of an image.
+struct Known {
+    lender: Lender,
+    /// Its record.
+    path: PathBuf,
+    /// What else is in it.
+    others: Record,
+}
+
+fn known_to_another(layout: &Layout, image: &Path) -> io::Result<Option<Known>> {
+    for vm in fs::read_dir(layout.vms())?.flatten().filter_map(|entry| layout.vm_of(&entry.path())) {
+        let path = layout.lent(vm);
+        let mut others = read(&path)?;
+        if let Some(lender) = others.remove(image) {
+            return Ok(Some(Known { lender, path, others }));
         }
     }
     Ok(None)
 }
 
 fn read(path: &Path) -> io::Result<Record> {
-    let file = match fs::File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record::new()),
-        opened => opened?,
+    let read = || -> io::Result<Record> {
+        let mut text = Vec::new();
+        fs::File::open(path)?.take(RECORD_BYTES_MAX).read_to_end(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
     };
-    let mut text = Vec::new();
-    file.take(RECORD_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    match read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::new()),
+        Err(error) => {
+            let text = format!("the record of lent images {}: {error}", path.display());
+            Err(io::Error::new(error.kind(), text))
+        }
+        found => found,
+    }
 }
 
 fn write(path: &Path, record: &Record) -> io::Result<()> {
@@ -194,6 +221,9 @@ mod tests {
         check(&kept, first.uid, 0o600);
         lend(&layout, SECOND, &moved, second).unwrap();
         check(&moved, second.uid, 0o600);
+        assert_eq!(read(&layout.lent(FIRST)).unwrap().len(), 2, "one machine knows it");
+        // What is no machine among the machines is nobody's record.
+        fs::write(layout.vms().join("notes"), "").unwrap();
 
         // The owner of a directory makes it lead to where another machine's file has the same name.
         fs::create_dir(root.path().join("users")).unwrap();

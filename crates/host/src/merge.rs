@@ -51,7 +51,8 @@ pub async fn merge(attempt: &Attempt, vm: VmId, order: MergeOrder, live: bool) -
 
 /// A merge of the live top failed, perhaps before it had looked at what an earlier attempt left: that one may have switched the process to
 /// the lower layer, and the record still says the upper one. A guest that runs has never been switched. One that stands still on the
-/// upper layer, with no job left that could switch it, is shown as paused. On the lower one it must not run, nor where nobody can say.
+/// upper layer, with no job left that could switch it, is shown as paused. On the lower one it must not run, nor
+/// where a process that answers cannot say. One that cannot be reached at all is left alone: to end it would cost a guest that runs.
 async fn settle(attempt: &Attempt, vm: VmId, order: &MergeOrder, failure: Failure) -> Failure {
     let Ok(Some(running)) = attempt.machines().find(vm).await else { return failure };
     if matches!(running.guest_state().await, Ok(GuestState::Running)) {
@@ -174,7 +175,7 @@ fn verify_headers(order: &MergeOrder, live: bool) -> Result<(), Failure> {
         headers::verify_layers(&chain)?;
     }
     let opened = |child: &&Image| !live || !order.above.contains(child);
-    order.children.iter().filter(opened).try_for_each(|child| headers::verify(child, &chain))
+    order.children.iter().filter(opened).try_for_each(|child| headers::verify(child, &chain).map(drop))
 }
 
 async fn hand_over(

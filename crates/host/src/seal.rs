@@ -213,25 +213,40 @@ impl Seals {
         for image in images {
             remove(&directory.join(Sealed::of(image).name()))?;
         }
-        match sync_directory_of(&directory.join("all")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault::file("sync", &directory, &error)),
-            _ => Ok(broken),
-        }
+        sync(&directory)?;
+        Ok(broken)
     }
 
-    /// Compares files with their seals; one without is believed to be as it was, but must be there. Blocks.
+    /// Compares files with their seals; one without is believed to be as it was, but must be there. For a job that has the machine to
+    /// itself: what somebody had in hands, and is the same, gets its seal anew. Blocks.
     ///
     /// # Errors
     /// Names the first file that is not as it was.
     pub fn verify(&self, vm: VmId, things: &[Sealed], depth: Depth) -> Result<(), Damage> {
-        things.iter().try_for_each(|thing| self.verify_one(vm, thing, depth).map(drop))
+        for thing in things {
+            match self.compare(vm, thing, depth)? {
+                Some([sealed, found]) if sealed != found => {
+                    if let Err(error) = self.write(vm, thing, found) {
+                        tracing::warn!(?thing, %error, "a seal could not be renewed");
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
-    /// The same for one. Whether it has a seal.
+    /// The same for one, changing nothing: the one who asks may be another process than the daemon, which may begin a merge meanwhile.
+    /// Whether it has a seal.
     ///
     /// # Errors
     /// When it is not as it was.
     pub fn verify_one(&self, vm: VmId, thing: &Sealed, depth: Depth) -> Result<bool, Damage> {
+        self.compare(vm, thing, depth).map(|found| found.is_some())
+    }
+
+    /// The seal of something, and what it would be if it were sealed now.
+    fn compare(&self, vm: VmId, thing: &Sealed, depth: Depth) -> Result<Option<[Vec<FileSeal>; 2]>, Damage> {
         for path in thing.files() {
             match fs::metadata(&path) {
                 Ok(_) => {}
@@ -239,19 +254,19 @@ impl Seals {
                 Err(error) => return Err(unreadable(&path, &error)),
             }
         }
-        let Some(files) = self.read(vm, thing) else { return Ok(false) };
-        let mut touched = false;
-        for seal in &files {
-            touched |= seal.compare(thing, depth)?;
-        }
-        if touched {
-            // All of it was read and is the same: as good as new.
-            let renewed = files.iter().map(|seal| seal.renewed()).collect::<io::Result<_>>();
-            if let Err(error) = renewed.and_then(|files| self.write(vm, thing, files)) {
-                tracing::warn!(?thing, %error, "a seal could not be renewed");
-            }
-        }
-        Ok(true)
+        let Some(sealed) = self.read(vm, thing) else { return Ok(None) };
+        let found = sealed.iter().map(|seal| seal.compare(thing, depth)).collect::<Result<_, _>>()?;
+        Ok(Some([sealed, found]))
+    }
+
+    /// Removes the seal of something that is to be changed with nobody else at work, durably. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be removed; then nothing must be changed.
+    pub fn forget(&self, vm: VmId, thing: &Sealed) -> Result<(), Failure> {
+        let directory = self.0.layout.seals(vm);
+        remove(&directory.join(thing.name()))?;
+        sync(&directory)
     }
 
     /// Whether something has a seal.
@@ -348,14 +363,16 @@ impl FileSeal {
         Ok(quick.zip(full).map(|(quick, full)| seal(quick, full)))
     }
 
-    /// Whether it was found the same although somebody has had it in hands.
-    fn compare(&self, thing: &Sealed, depth: Depth) -> Result<bool, Damage> {
+    /// The same seal with the times of now: others if somebody has had the file in hands, and then all of it was compared.
+    fn compare(&self, thing: &Sealed, depth: Depth) -> Result<Self, Damage> {
         let path = &self.path;
         let meta = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
         if meta.len() != self.length {
             return Err(Damage::Length { path: path.clone(), found: meta.len(), sealed: self.length });
         }
-        let touched = (modified(&meta), meta.ino()) != (self.modified, self.inode);
+        // As it was before it was read: what is changed meanwhile is noticed the next time.
+        let now = Self { modified: modified(&meta), inode: meta.ino(), ..self.clone() };
+        let touched = now != *self;
         let file = FileStorage::read_only(path).map_err(|error| unreadable(path, &error))?;
         let same = |parts: &[Range<u64>], sealed: &str| {
             let found = digest(&file, parts, &|| true).map_err(|error| unreadable(path, &error))?;
@@ -368,12 +385,7 @@ impl FileSeal {
         if (touched || depth == Depth::Full) && !same(&[whole(self.length)], &self.full)? {
             return Err(Damage::Content { path: path.clone(), what: "its content" });
         }
-        Ok(touched)
-    }
-
-    fn renewed(&self) -> io::Result<Self> {
-        let meta = fs::metadata(&self.path)?;
-        Ok(Self { modified: modified(&meta), inode: meta.ino(), ..self.clone() })
+        Ok(now)
     }
 }
 
@@ -423,6 +435,14 @@ fn unreadable(path: &Path, error: &io::Error) -> Damage {
     Damage::Unreadable { path: path.to_owned(), reason: error.to_string() }
 }
 
+/// Brings the removal of seals to stable storage; where there is no directory there are none.
+fn sync(directory: &Path) -> Result<(), Failure> {
+    match sync_directory_of(&directory.join("all")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault::file("sync", directory, &error)),
+        _ => Ok(()),
+    }
+}
+
 fn remove(path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault::file("remove", path, &error)),
@@ -464,8 +484,8 @@ mod tests {
         fn layer(&self) -> Sealed {
             let image = qcow2::empty(1 << 30, None).unwrap();
             let file = fs::File::create(self.path()).unwrap();
+            crate::disk::write_image(&file, &image).unwrap();
             file.set_len(image.length + (1 << 20)).unwrap();
-            image.pieces.iter().for_each(|(offset, bytes)| file.write_all_at(bytes, *offset).unwrap());
             file.write_all_at(&[7; 5000], image.length + 70_000).unwrap();
             Sealed::Layer(LayerId(Uuid::from_u128(2)), self.path(), Format::Qcow2)
         }
@@ -523,7 +543,10 @@ mod tests {
         let copy = place.root.path().join("copy");
         fs::copy(place.path(), &copy).unwrap();
         fs::rename(&copy, place.path()).unwrap();
+        let sealed = place.seals.read(VM, &thing).unwrap();
         assert_eq!(place.verify(&thing, Depth::Quick), "sealed: true");
+        assert_eq!(place.seals.read(VM, &thing).unwrap(), sealed, "a mere look changes nothing");
+        place.seals.verify(VM, std::slice::from_ref(&thing), Depth::Quick).unwrap();
         // It was read once; from now on it is not looked at again.
         let seal = place.seals.read(VM, &thing).unwrap();
         assert_eq!(seal[0].inode, fs::metadata(place.path()).unwrap().ino());

@@ -27,7 +27,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use rustix::fs::FlockOperation;
 
 use crate::checked;
-use crate::hands::sync_directory_of;
+use crate::disk;
+use crate::hands::{allocated, sync_directory_of};
 use crate::inventory;
 use crate::layout::Layout;
 
@@ -164,7 +165,7 @@ impl SqliteStore {
         let reserve_is_missing = !keep_reserve(&reserve);
         let store = Self { connection, mark, reserve, reserve_is_missing, _lock: lock };
         let revision = store.revision().map_err(wrap)?;
-        match store.read_mark() {
+        match read_mark(layout) {
             Some(mark) if mark > revision => Err(OpenError::Stale { path, found: revision, mark }),
             _ => Ok(store),
         }
@@ -230,13 +231,6 @@ impl SqliteStore {
         })
     }
 
-    /// One that cannot be understood says nothing: it was written and not yet synced when the power failed.
-    fn read_mark(&self) -> Option<u64> {
-        let mut bytes = [0; REVISION_DIGITS];
-        self.mark.read_exact_at(&mut bytes, 0).ok()?;
-        std::str::from_utf8(&bytes).ok()?.parse().ok()
-    }
-
     /// Not synchronised: after a power cut it may be behind the store, which only means that it notices less.
     fn write_mark(&self, revision: u64) {
         let text = format!("{revision:0width$}\n", width = REVISION_DIGITS);
@@ -272,6 +266,14 @@ impl Store for SqliteStore {
             Some(found) => Err(StoreError::Conflict { expected: commit.expected_revision, found }),
         }
     }
+}
+
+/// The highest revision that was written down. One that cannot be understood says nothing: it was written and not yet synced when
+/// the power failed.
+pub fn read_mark(layout: &Layout) -> Option<u64> {
+    let mut bytes = [0; REVISION_DIGITS];
+    File::open(layout.revision()).ok()?.read_exact(&mut bytes).ok()?;
+    std::str::from_utf8(&bytes).ok()?.parse().ok()
 }
 
 fn read_all(connection: &mut Connection) -> rusqlite::Result<(u64, Vec<Stored>)> {
@@ -385,11 +387,12 @@ impl DataLock {
 
 /// Takes the reserve, if there is plenty of space. Whether it is there.
 fn keep_reserve(path: &Path) -> bool {
-    if path.exists() {
+    // One that was interrupted may be empty.
+    if allocated(path).is_ok_and(|bytes| bytes >= RESERVE_BYTES) {
         return true;
     }
-    let space = path.parent().and_then(|directory| rustix::fs::statvfs(directory).ok());
-    if space.is_none_or(|space| space.f_bavail.saturating_mul(space.f_frsize) < PLENTY_BYTES) {
+    let free = path.parent().and_then(|directory| disk::free_bytes(directory).ok());
+    if free.is_none_or(|free| free < PLENTY_BYTES) {
         return false;
     }
     let taken = create_private(path).and_then(|file| {

@@ -290,6 +290,15 @@ fn what_can_be_repaired_is_and_nothing_is_deleted() {
     "#]].assert_eq(&place.repair());
     assert_eq!(place.findings(Depth::Full), "");
     assert_eq!(place.repair(), "", "nothing is left to be done");
+    // A file that is not as it was sealed may have other damage; one whose seal agrees has none, but another header than the record.
+    place.image(&place.layer(BASE), Some(Path::new("/elsewhere/base.qcow2")));
+    assert_eq!(place.repair(), "");
+    let thing = &frozen(&place.state, vm())[0];
+    let seals = Seals::new(place.layout.clone());
+    assert!(seals.seal(vm(), thing, &|| true).unwrap());
+    assert_eq!(place.repair(), "VM/disks/BASE.qcow2 names no file below it again\n");
+    assert!(!seals.has(vm(), thing), "it is another file now");
+    assert_eq!(place.findings(Depth::Full), "");
     let aside = place.layout.set_aside().join("now/vms").join(VM).join("disks").join(format!("{OVERLAY}.qcow2"));
     assert_eq!(fs::read_to_string(aside).unwrap(), "left over");
 }
@@ -326,6 +335,15 @@ fn an_older_copy_of_the_database_is_brought_up_to_date() {
     fs::copy(&copy, place.layout.database()).unwrap();
     let found = place.findings(Depth::Quick);
     assert!(found.contains("it is an older copy"), "{found}");
+    // What it does not know of is not put aside, nor is what tells of it overwritten, whatever else may show how old it is.
+    fs::write(place.layer(OVERLAY), "newer").unwrap();
+    assert_eq!(place.repair(), "");
+    fs::remove_file(place.layout.revision()).unwrap();
+    let found = place.findings(Depth::Quick);
+    assert!(found.contains("error: the inventory of 'web' is of revision 2, and the state store of 1"), "{found}");
+    assert_eq!(place.repair(), "");
+    fs::remove_file(place.layer(OVERLAY)).unwrap();
+    fs::write(place.layout.revision(), "00000000000000000002\n").unwrap();
     let plan = place.plan(&[]);
     assert!(plan.stale);
     let state = place.recover(&plan);

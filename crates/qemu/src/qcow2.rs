@@ -113,6 +113,13 @@ impl Header {
         })
     }
 
+    /// The same, of an image that may be opened.
+    pub fn read_plain(bytes: &[u8]) -> Result<Self, Qcow2Error> {
+        let header = Self::read(bytes)?;
+        header.require_plain()?;
+        Ok(header)
+    }
+
     /// Refuses images whose content is not all in this file and its backing file, or whose state only a repair can tell.
     pub fn require_plain(&self) -> Result<(), Qcow2Error> {
         let refuse = |what| Err(Qcow2Error::Unsupported { what });

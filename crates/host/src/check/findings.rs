@@ -44,7 +44,11 @@ pub enum Repair {
     SetAside(PathBuf),
     /// Write the name of the file below into a header.
     Rebase {
-        /// The image.
+        /// Whose it is.
+        vm: VmId,
+        /// The layer, which has no seal afterwards until the daemon has read all of it.
+        layer: LayerId,
+        /// Its image.
         path: PathBuf,
         /// What it lies on by the record; `None` for nothing.
         backing: Option<(PathBuf, Format)>,
@@ -91,6 +95,9 @@ pub fn judge(layout: &Layout, survey: &Survey) -> Vec<Finding> {
                     None => findings.not_on_record(*vm, facts),
                 }
             }
+            if is_unfit(state, survey) {
+                findings.repair_nothing();
+            }
         }
         StoreFact::Missing => findings.no_store(survey, None),
         StoreFact::Unreadable(reason) => findings.no_store(survey, Some(reason)),
@@ -102,6 +109,14 @@ pub fn judge(layout: &Layout, survey: &Survey) -> Vec<Finding> {
     }
     findings.found.sort_by_key(|finding| finding.severity);
     findings.found
+}
+
+/// Whether the store does not belong to the files beside it: to go by it would put newer files aside, and overwrite what tells of them.
+fn is_unfit(state: &State, survey: &Survey) -> bool {
+    let newer = |facts: &MachineFacts| matches!(facts.inventory, InventoryFact::Read { revision, .. } if revision > state.revision);
+    survey.mark.is_some_and(|mark| mark > state.revision)
+        || survey.machines.values().any(newer)
+        || !state.check().is_empty()
 }
 
 /// Whether an inventory says the same as another one; when it was written does not matter.
@@ -126,6 +141,15 @@ impl Findings<'_> {
     fn mend(&mut self, repair: Repair) {
         if let Some(last) = self.found.last_mut() {
             last.repair = Some(repair);
+        }
+    }
+
+    /// What was to be mended waits for a store to go by.
+    fn repair_nothing(&mut self) {
+        for finding in self.found.iter_mut().filter(|finding| finding.repair.is_some()) {
+            finding.repair = None;
+            "first run `snapvisor recover`: the state store does not belong to these files"
+                .clone_into(&mut finding.advice);
         }
     }
 
@@ -223,7 +247,7 @@ impl Findings<'_> {
         }
         self.live_tops(state, machine, facts);
         self.left_over(state, machine, facts);
-        self.inventory(machine, facts);
+        self.inventory(state, machine, facts);
         self.process(machine, facts);
     }
 
@@ -245,11 +269,13 @@ impl Findings<'_> {
         let merging =
             state.active_job(machine.id).is_some() || state.layers_of(machine.id).any(|layer| layer.merging.is_some());
         if !merging {
-            self.header(state, layer, header, &concerns);
+            let changed = matches!(fact.sealed, Some(Err(_)));
+            self.header(state, layer, header, changed, &concerns);
         }
     }
 
-    fn header(&mut self, state: &State, layer: &Layer, header: &HeaderFact, concerns: &[String]) {
+    /// `changed`: the file is not what it was when it was sealed.
+    fn header(&mut self, state: &State, layer: &Layer, header: &HeaderFact, changed: bool, concerns: &[String]) {
         let path = &layer.path;
         if let Some(refused) = &header.refused {
             let text = format!("{}: {refused}", path.display());
@@ -273,13 +299,19 @@ impl Findings<'_> {
                 name(&header.backing),
                 name(&wanted)
             );
-            let advice = "the record is what the service goes by; --repair writes it into the header, which is for other programs";
+            // A header is no proof of sound content where more may have been changed, and QEMU would open what a strange one names.
+            let sound = !changed && header.refused.is_none() && parent.is_none_or(|parent| parent.path.exists());
+            let advice = match sound {
+                true => {
+                    "the record is what the service goes by; --repair writes it into the header, which is for other programs"
+                }
+                false => "the record is what the service goes by; put the file back from a backup",
+            };
             self.add(Severity::Error, text, advice);
             self.concern(concerns.to_vec());
-            let sound = parent.is_none_or(|parent| parent.path.exists());
             if sound {
                 let backing = parent.map(|parent| (parent.path.clone(), parent.format));
-                self.mend(Repair::Rebase { path: path.clone(), backing });
+                self.mend(Repair::Rebase { vm: layer.vm, layer: layer.id, path: path.clone(), backing });
             }
         }
     }
@@ -373,9 +405,16 @@ impl Findings<'_> {
         }
     }
 
-    fn inventory(&mut self, machine: &Vm, facts: &MachineFacts) {
+    fn inventory(&mut self, state: &State, machine: &Vm, facts: &MachineFacts) {
         let text = match &facts.inventory {
             InventoryFact::Read { lost: 0, same: true, .. } => return,
+            InventoryFact::Read { revision, .. } if *revision > state.revision => {
+                let text = format!(
+                    "the inventory of '{}' is of revision {revision}, and the state store of {}: it is an older copy",
+                    machine.name, state.revision
+                );
+                return self.add(Severity::Error, text, "put the newest one back, or run `snapvisor recover`");
+            }
             InventoryFact::Read { lost, same: true, .. } => format!("has {lost} damaged records"),
             InventoryFact::Read { lost: 0, revision, .. } => {
                 format!("is of revision {revision} and says something else")

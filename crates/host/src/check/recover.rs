@@ -9,12 +9,12 @@ use ledger::id::VmId;
 use ledger::inventory::{FoundLayer, Inventory, Recovered, Remains, recover};
 use ledger::record::StoreError;
 
-use super::survey::{alive, header_of, machine_entries, read_mark};
+use super::survey::{alive, header_of, machine_entries};
 use super::users::Users;
 use crate::image_lock::{self, Use};
 use crate::inventory;
 use crate::layout::Layout;
-use crate::store_sqlite::{DataLock, SqliteStore};
+use crate::store_sqlite::{DataLock, SqliteStore, read_mark};
 
 /// What a recovery would do.
 #[derive(Debug)]

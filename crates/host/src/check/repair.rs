@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -10,10 +11,12 @@ use ledger::snapshot::Format;
 use ledger::state::State;
 
 use super::findings::Repair;
+use crate::account::{self, Account};
 use crate::fault;
 use crate::hands::sync_directory_of;
 use crate::inventory;
 use crate::layout::Layout;
+use crate::seal::{Sealed, Seals};
 use crate::spec;
 use crate::store_sqlite::DataLock;
 
@@ -39,7 +42,8 @@ pub fn repair(
             let to = set_aside(layout, aside, path).map_err(|error| fault::file("move aside", path, &error))?;
             Ok(format!("moved {} to {}", path.display(), to.display()))
         }
-        Repair::Rebase { path, backing } => {
+        Repair::Rebase { vm, layer, path, backing } => {
+            Seals::new(layout.clone()).forget(*vm, &Sealed::Layer(*layer, path.clone(), Format::Qcow2))?;
             rebase(qemu_img, path, backing.as_ref()).map_err(|error| fault::file("rebase", path, &error))?;
             Ok(match backing {
                 Some((file, _)) => format!("{} names {} again", path.display(), file.display()),
@@ -62,15 +66,28 @@ fn set_aside(layout: &Layout, aside: &Path, path: &Path) -> io::Result<PathBuf> 
     Ok(to)
 }
 
+/// A program that is to work on an image, as the image's owner: a guest may have had a hand in what it reads.
+///
+/// # Errors
+/// When the image is not there.
+pub fn as_owner(program: &Path, image: &Path) -> io::Result<Command> {
+    let meta = fs::metadata(image)?;
+    let owner = Account { uid: meta.uid(), gid: meta.gid() };
+    let mut command = Command::new(program);
+    account::run_as(&mut command, rustix::process::geteuid().is_root().then_some(owner));
+    command.stdin(Stdio::null()).current_dir("/");
+    Ok(command)
+}
+
 /// Writes the name of the file below into a header, and nothing else.
 fn rebase(qemu_img: &Path, path: &Path, backing: Option<&(PathBuf, Format)>) -> io::Result<()> {
-    let mut command = Command::new(qemu_img);
+    let mut command = as_owner(qemu_img, path)?;
     command.args(["rebase", "-u", "-f", "qcow2"]);
     match backing {
         Some((file, format)) => command.args(["-F", spec::format(*format).driver(), "-b"]).arg(file),
         None => command.args(["-b", ""]),
     };
-    let output = command.arg(path).stdin(Stdio::null()).output()?;
+    let output = command.arg(path).output()?;
     if output.status.success() {
         return Ok(());
     }

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use ledger::effect::MemorySource;
 use ledger::id::{LayerId, MemoryId, VmId};
@@ -12,21 +11,23 @@ use ledger::record::{StoreError, rebuild};
 use ledger::snapshot::{Format, Layer, Memory};
 use ledger::state::State;
 use qemu::mapped_ram;
-use qemu::qcow2::{HEADER_BYTES, Header};
+use qemu::qcow2::Header;
 use qemu::save::MEMORY_FILE;
 use serde_json::json;
 
 use super::findings::{self, Finding};
+use super::repair::as_owner;
 use super::users::{User, Users};
 use crate::file_storage::FileStorage;
 use crate::hands::allocated;
+use crate::headers;
 use crate::identity::{Handle, Identity};
 use crate::inventory::{self, InventoryError};
 use crate::layout::Layout;
 use crate::manifest;
 use crate::seal::{Damage, Depth, Sealed, Seals};
 use crate::spec::SavedMachine;
-use crate::store_sqlite::SqliteStore;
+use crate::store_sqlite::{SqliteStore, read_mark};
 
 /// How often a machine is looked at that changes meanwhile.
 const LOOKS_MAX: usize = 3;
@@ -164,7 +165,7 @@ pub fn survey(layout: &Layout, depth: Depth, qemu_img: Option<&Path>) -> Survey 
     let store = look_at_store(layout);
     let empty = State::default();
     let state = if let StoreFact::Read(state) = &store { &**state } else { &empty };
-    let look = Look { layout, depth, qemu_img, seals: Seals::new(layout.clone()), users: Users::look() };
+    let mut look = Look { layout, depth, qemu_img, seals: Seals::new(layout.clone()), users: Users::look() };
     let known: BTreeSet<VmId> = state.vms.keys().copied().chain(entries.keys().copied()).collect();
     let machines = known.into_iter().map(|vm| {
         let facts = look.machine(state, vm, entries.remove(&vm).unwrap_or_default());
@@ -177,12 +178,12 @@ pub fn survey(layout: &Layout, depth: Depth, qemu_img: Option<&Path>) -> Survey 
         strangers: strangers(layout),
         store,
     };
-    look_again(&look, &mut survey);
+    look_again(&mut look, &mut survey);
     survey
 }
 
 /// What changed while it was looked at is looked at again, and left to another time if it does not come to rest.
-fn look_again(look: &Look<'_>, survey: &mut Survey) {
+fn look_again(look: &mut Look<'_>, survey: &mut Survey) {
     for turn in 0..LOOKS_MAX {
         let StoreFact::Read(before) = &survey.store else { return };
         let StoreFact::Read(now) = look_at_store(look.layout) else { return };
@@ -192,6 +193,8 @@ fn look_again(look: &Look<'_>, survey: &mut Survey) {
             survey.restless.clear();
             return;
         }
+        // Processes have come and gone since.
+        look.users = Users::look();
         for vm in &changed {
             let facts = look.machine(&now, *vm, machine_entries(look.layout, *vm));
             if now.vms.contains_key(vm) || !facts.entries.is_empty() {
@@ -297,11 +300,6 @@ fn look_at_store(layout: &Layout) -> StoreFact {
     }
 }
 
-/// The highest revision that was written down.
-pub fn read_mark(layout: &Layout) -> Option<u64> {
-    fs::read_to_string(layout.revision()).ok()?.trim().parse().ok()
-}
-
 /// The process that a machine, or its storage daemon, is.
 pub fn alive(identity: &Path) -> Option<i32> {
     let handle = Handle::open(Identity::load(identity)?).ok()?;
@@ -327,9 +325,7 @@ fn strangers(layout: &Layout) -> Vec<PathBuf> {
 /// When it is no image.
 pub fn header_of(path: &Path) -> Result<HeaderFact, Damage> {
     let unreadable = |reason: String| Damage::Unreadable { path: path.to_owned(), reason };
-    let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(HEADER_BYTES as u64).read_to_end(&mut head));
-    read.map_err(|error| unreadable(error.to_string()))?;
+    let head = File::open(path).and_then(headers::head_of).map_err(|error| unreadable(error.to_string()))?;
     let header = Header::read(&head).map_err(|error| unreadable(error.to_string()))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     Ok(HeaderFact {
@@ -358,19 +354,11 @@ fn damage_of_memory(memory: &Memory) -> Option<Damage> {
     }
 }
 
-/// What QEMU's own check says of an image; as the file's owner, because a guest may have had a hand in what it reads, and without what the
+/// What QEMU's own check says of an image; as the file's owner, and without what the
 /// header names, which may be any file.
 fn image_check(qemu_img: &Path, path: &Path) -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
-    use std::os::unix::process::CommandExt;
-    let meta = fs::metadata(path).ok()?;
     let alone = json!({ "driver": "qcow2", "backing": null, "file": { "driver": "file", "filename": path } });
-    let mut command = Command::new(qemu_img);
-    command.args(["check", "-q", "-U", &format!("json:{alone}")]).stdin(Stdio::null()).current_dir("/");
-    if rustix::process::geteuid().is_root() {
-        command.uid(meta.uid()).gid(meta.gid());
-    }
-    let output = command.output().ok()?;
+    let output = as_owner(qemu_img, path).ok()?.args(["check", "-q", "-U", &format!("json:{alone}")]).output().ok()?;
     if output.status.success() || output.status.code() == Some(LEAKED_CLUSTERS) {
         return None;
     }

@@ -87,18 +87,31 @@ fn a_flipped_bit_is_named_before_a_guest_meets_it() {
     rig.expect_sound();
     let (memory, disk) = (rig.memory_of("a").join("memory"), rig.disk_of("b", 1));
     fs::set_permissions(&memory, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    // As a disk does it that fails, after which the file's times are as before.
+    let modified = fs::metadata(&memory).unwrap().modified().unwrap();
     flip_a_bit(&memory);
+    let set_time = |time| OpenOptions::new().write(true).open(&memory).unwrap().set_modified(time).unwrap();
+    set_time(modified);
     flip_a_bit(&disk);
 
-    let found = rig.care(&["check"]);
-    assert_eq!(found.status.code(), Some(1));
-    for (path, concerns) in [(&memory, "snapshot 'a'"), (&disk, "snapshot 'b', snapshot 'c'")] {
-        let line = format!("{} is damaged", path.display());
-        let at = found.stdout.find(&line).unwrap_or_else(|| panic!("{line}: {}", found.stdout));
-        let next = found.stdout[at..].lines().nth(1).unwrap();
-        assert!(next.contains(concerns), "{next}");
+    rig.service.kill();
+    // A stranger among the machines gives a repair something to do, after which the damage is as it was.
+    fs::create_dir(rig.service.data().join("vms/stranger")).unwrap();
+    for (words, repaired) in [(&["check"][..], false), (&["check", "--repair"], true)] {
+        let found = rig.care(words);
+        assert_eq!(found.status.code(), Some(1));
+        assert_eq!(found.stdout.contains("repaired: moved "), repaired, "{}", found.stdout);
+        for (path, concerns) in [(&memory, "snapshot 'a'"), (&disk, "snapshot 'b', snapshot 'c'")] {
+            let line = format!("{} is damaged", path.display());
+            let at = found.stdout.find(&line).unwrap_or_else(|| panic!("{line}: {}", found.stdout));
+            let next = found.stdout[at..].lines().nth(1).unwrap();
+            assert!(next.contains(concerns), "{next}");
+        }
     }
+    rig.service.restart().unwrap();
     rig.ok("vm stop g");
+    // Else it is found before a start only in the headers.
+    set_time(std::time::SystemTime::now());
     for name in ["a", "b"] {
         let failed = rig.service.run(&["snapshot", "apply", name, "--vm", "g"]).unwrap();
         assert!(!failed.status.success() && failed.stderr.contains("is damaged"), "{}", failed.stderr);
