@@ -90,14 +90,21 @@ impl Fault {
     /// Whether it makes a difference in the place of such a move.
     pub fn strikes(self, at: Move) -> bool {
         match self {
-            Self::DaemonDies | Self::EmulatorDies | Self::StoreLost => at == Move::Step,
+            Self::DaemonDies
+            | Self::EmulatorDies
+            | Self::StepFails
+            | Self::NoSpace
+            | Self::OutOfMemory
+            | Self::TimesOut
+            | Self::StoreLost
+            | Self::DoneTwice => at == Move::Step,
             Self::PowerFails => matches!(at, Move::Step | Move::Guest),
-            Self::StepFails | Self::NoSpace | Self::OutOfMemory | Self::TimesOut | Self::DoneTwice => at == Move::Step,
-            Self::DaemonDiesBeforeCommit | Self::DaemonDiesAfterCommit | Self::StoreFails => {
-                matches!(at, Move::Event | Move::Outcome)
-            }
+            Self::DaemonDiesBeforeCommit
+            | Self::DaemonDiesAfterCommit
+            | Self::StoreFails
+            | Self::ClockBack
+            | Self::ClockForward => matches!(at, Move::Event | Move::Outcome),
             Self::OutcomeLate | Self::OutcomeTwice => at == Move::Outcome,
-            Self::ClockBack | Self::ClockForward => matches!(at, Move::Event | Move::Outcome),
         }
     }
 }
@@ -105,16 +112,8 @@ impl Fault {
 impl Run {
     /// Something goes wrong.
     pub(crate) fn strike(&mut self, fault: Fault) {
-        let at = match fault {
-            Fault::DaemonDiesBeforeCommit
-            | Fault::DaemonDiesAfterCommit
-            | Fault::StoreFails
-            | Fault::OutcomeLate
-            | Fault::OutcomeTwice
-            | Fault::ClockBack
-            | Fault::ClockForward => self.next_event(),
-            _ => self.whereabouts(),
-        };
+        // What takes the place of a step strikes what is being done, anything else what is heard next.
+        let at = if fault.strikes(Move::Step) { self.whereabouts() } else { self.next_event() };
         let name = fault.name();
         *self.findings.faults.entry(name).or_default() += 1;
         self.findings.points.insert(format!("{name}: {at}"));
