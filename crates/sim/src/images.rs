@@ -181,6 +181,10 @@ impl Images {
                 found => broken.push(format!("{when}: {} holds {found:?}, not {expected:?}", path.display())),
             }
         }
+        // Only the merge that empties it may take it away.
+        if !self.merging.contains_key(Path::new(BASE)) && world.files.open(Path::new(TOP)).is_none() {
+            broken.push(format!("{when}: {TOP} is gone"));
+        }
         for path in self.finished.iter().chain([&PathBuf::from(BASE)]) {
             if world.files.open(path).is_none() {
                 broken.push(format!("{when}: {} is gone", path.display()));
