@@ -150,6 +150,7 @@ impl Files {
 
     /// Gives a file another name, in the same directory.
     pub fn rename(&mut self, from: &Path, to: &Path) {
+        self.note_harm(self.open(to), || format!("{} is taken by another file", to.display()));
         self.change(Naming::Rename(from.to_owned(), to.to_owned()));
     }
 
@@ -367,6 +368,10 @@ mod tests {
             files.take_violations(),
             ["Block(0, 5) is written to Inode(0), which S needs", "/d/a is removed, which S needs"]
         );
+        files.guard([("/d/b".into(), "S".to_owned())].into_iter());
+        files.create(Path::new("/d/c"));
+        files.rename(Path::new("/d/c"), Path::new("/d/b"));
+        assert_eq!(files.take_violations(), ["/d/b is taken by another file, which S needs"]);
     }
 
     #[test]
