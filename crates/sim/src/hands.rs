@@ -59,8 +59,6 @@ pub enum Step {
     Release(VmId, bool),
     /// Frozen files to stable storage.
     SyncFrozen(VmId, Vec<Overlay>),
-    /// The memory image is whole.
-    Seal(PathBuf),
     /// Start a process.
     Spawn(Box<MachineSpec>),
     /// Load a memory image into it.
@@ -79,7 +77,7 @@ pub enum Step {
     Pivot(VmId, Box<MergeOrder>),
     /// The header of a file names another one behind it.
     Rebase(PathBuf, Option<PathBuf>),
-    /// Make an image of an empty file.
+    /// Make an image of a file by its header, which comes last where the file must not count before it is whole.
     Format(PathBuf, Option<PathBuf>),
     /// Write one block.
     Put(PathBuf, u8, u32),
@@ -245,10 +243,6 @@ impl Attempt {
             Step::Rebase(path, backing) => {
                 let inode = open(world, path)?;
                 world.files.write_for_merge(inode, Write::Header(backing.clone()));
-            }
-            Step::Seal(path) => {
-                let inode = open(world, path)?;
-                world.files.write(inode, Write::Header(None));
             }
             Step::Format(path, backing) => {
                 let inode = open(world, path)?;
@@ -473,8 +467,9 @@ fn create_overlay(overlay: &Overlay) -> Vec<Step> {
     ]
 }
 
+/// The memory image is whole.
 fn seal(path: &Path) -> [Step; 3] {
-    [Step::Seal(path.to_owned()), Step::Sync(path.to_owned()), Step::SyncNames(path.to_owned())]
+    [Step::Format(path.to_owned(), None), Step::Sync(path.to_owned()), Step::SyncNames(path.to_owned())]
 }
 
 fn merge(vm: VmId, order: &MergeOrder, live: bool, world: &World) -> Vec<Step> {
