@@ -135,6 +135,16 @@ impl Files {
         inode
     }
 
+    /// An image that has been there for long: nothing of it can be lost.
+    pub fn place(&mut self, path: &Path, backing: Option<PathBuf>, blocks: &[(u8, u32)]) -> Inode {
+        let inode = self.create(path);
+        self.write(inode, Write::Header(backing));
+        blocks.iter().for_each(|(block, value)| self.write(inode, Write::Block(*block, *value)));
+        self.sync(inode);
+        self.sync_directory(path.parent().unwrap_or(path));
+        inode
+    }
+
     /// The file of this name.
     pub fn open(&self, path: &Path) -> Option<Inode> {
         self.names.get(path).copied()
@@ -323,12 +333,7 @@ mod tests {
     /// A file of two blocks on stable storage, then one more block and a second file that are not.
     fn half_synced() -> Files {
         let mut files = Files::default();
-        let a = files.create(Path::new("/d/a"));
-        for write in [Write::Header(None), Write::Block(0, 1), Write::Block(1, 1)] {
-            files.write(a, write);
-        }
-        files.sync(a);
-        files.sync_directory(Path::new("/d"));
+        let a = files.place(Path::new("/d/a"), None, &[(0, 1), (1, 1)]);
         files.write(a, Write::Block(0, 2));
         files.create(Path::new("/d/b"));
         files

@@ -15,7 +15,7 @@ use ledger::image_file::ImageWork;
 use ledger::job::{JobState, Stage};
 use ledger::state::State;
 
-use crate::files::{Content, Write};
+use crate::files::Content;
 use crate::hands::{Step, own_blocks};
 use crate::world::World;
 
@@ -43,13 +43,9 @@ pub struct Images {
 pub fn set_up(world: &mut World) -> Images {
     let mut images = Images::default();
     for (path, parent, blocks) in [(BASE, None, [(0, 7), (1, 7)]), (TOP, Some(BASE), [(0, 9), (2, 9)])] {
-        let inode = world.files.create(Path::new(path));
-        world.files.write(inode, Write::Header(parent.map(PathBuf::from)));
-        blocks.iter().for_each(|(block, value)| world.files.write(inode, Write::Block(*block, *value)));
-        world.files.sync(inode);
+        world.files.place(Path::new(path), parent.map(PathBuf::from), &blocks);
         images.expected.insert(path.into(), read(Path::new(path), world).unwrap_or_default());
     }
-    world.files.sync_directory(Path::new(DIRECTORY));
     images
 }
 

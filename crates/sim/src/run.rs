@@ -20,7 +20,6 @@ use ledger::vm::{Firmware, Power};
 
 use crate::clients::Client;
 use crate::faults::Fault;
-use crate::files::Write;
 use crate::hands::Attempt;
 use crate::images;
 use crate::model::{self, Model};
@@ -186,10 +185,7 @@ impl Run {
     /// An image that a user owns.
     fn user_image(&mut self, name: &str) -> PathBuf {
         let path = PathBuf::from(format!("/user/{name}.qcow2"));
-        let inode = self.world.files.create(&path);
-        self.world.files.write(inode, Write::Header(None));
-        self.world.files.sync(inode);
-        self.world.files.sync_directory(std::path::Path::new("/user"));
+        self.world.files.place(&path, None, &[]);
         self.model.users.insert(path.clone());
         path
     }
