@@ -18,6 +18,11 @@ pub fn plan(strike: Option<Strike>) -> Plan {
     Plan { moves: MOVES, trouble: 0, strike, ..Plan::default() }
 }
 
+/// The history of a seed without a fault.
+pub fn calm(seed: u64, surroundings: &Surroundings) -> Findings {
+    Run::play(seed, plan(None), surroundings)
+}
+
 /// The history of a seed with one fault.
 pub fn play(seed: u64, strike: Strike, surroundings: &Surroundings) -> Findings {
     Run::play(seed, plan(Some(strike)), surroundings)
@@ -25,7 +30,7 @@ pub fn play(seed: u64, strike: Strike, surroundings: &Surroundings) -> Findings 
 
 /// Every fault at every move of a seed's history, and what that history itself showed.
 pub fn strikes(seed: u64, surroundings: &Surroundings) -> (Findings, Vec<Strike>) {
-    let findings = Run::play(seed, plan(None), surroundings);
+    let findings = calm(seed, surroundings);
     let moves = findings.moves.iter().enumerate();
     let strikes = moves.flat_map(|(at, kind)| {
         let may = Fault::ALL.iter().map(|(fault, _)| *fault).filter(|fault| fault.strikes(*kind));

@@ -3,7 +3,7 @@
 //! ```text
 //!   seed, seed + 1, … ──▶ one history each ──▶ counts        a broken promise ──▶ its seed, its last moves, exit code 1
 //! ```
-//! With `--every`, a seed's history without faults is played again and again, each time with one fault at one of its moves:
+//! With `--every`, a seed's history without faults is played, and then again and again, each time with one fault at one of its moves:
 //!
 //! ```text
 //!   --every S [--seeds N] [--share K]     every fault at every move of seeds S … S+N-1, or every K-th of these
@@ -56,8 +56,18 @@ enum Mode {
 #[derive(Clone, Copy, Debug)]
 struct Task {
     seed: u64,
-    /// `None` with faults at random.
-    strike: Option<Strike>,
+    trouble: Trouble,
+}
+
+/// What goes wrong in a history.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    /// Faults at random.
+    Random,
+    /// Nothing.
+    None,
+    /// This.
+    One(Strike),
 }
 
 /// Gives out histories.
@@ -65,8 +75,8 @@ struct Source {
     next: u64,
     end: u64,
     mode: Mode,
-    /// What is left of the present seed.
-    strikes: Vec<Strike>,
+    /// What is left of the present seed, the next one last.
+    tasks: Vec<Task>,
 }
 
 /// What all histories showed together.
@@ -107,7 +117,7 @@ fn main() -> ExitCode {
 fn play(options: &Options, began: Instant) -> Totals {
     let surroundings = Surroundings::default();
     let end = options.seed.saturating_add(options.seeds);
-    let source = Mutex::new(Source { next: options.seed, end, mode: options.mode, strikes: Vec::new() });
+    let source = Mutex::new(Source { next: options.seed, end, mode: options.mode, tasks: Vec::new() });
     let stop = AtomicBool::new(false);
     let totals = Mutex::new(Totals::default());
     let reported = Mutex::new(began);
@@ -137,8 +147,8 @@ fn play(options: &Options, began: Instant) -> Totals {
 impl Source {
     fn next(&mut self, surroundings: &Surroundings) -> Option<Task> {
         loop {
-            if let Some(strike) = self.strikes.pop() {
-                return Some(Task { seed: self.next - 1, strike: Some(strike) });
+            if let Some(task) = self.tasks.pop() {
+                return Some(task);
             }
             if self.next >= self.end {
                 return None;
@@ -146,10 +156,13 @@ impl Source {
             let seed = self.next;
             self.next += 1;
             match self.mode {
-                Mode::Random => return Some(Task { seed, strike: None }),
-                Mode::One(strike) => return Some(Task { seed, strike: Some(strike) }),
+                Mode::Random => return Some(Task { seed, trouble: Trouble::Random }),
+                Mode::One(strike) => return Some(Task { seed, trouble: Trouble::One(strike) }),
                 Mode::Every { share } => {
-                    self.strikes = every::strikes(seed, surroundings).1.into_iter().step_by(share).collect();
+                    let strikes = every::strikes(seed, surroundings).1.into_iter().step_by(share);
+                    self.tasks = strikes.map(|strike| Task { seed, trouble: Trouble::One(strike) }).collect();
+                    // Played once more, so that it counts and is reported as all others are.
+                    self.tasks.push(Task { seed, trouble: Trouble::None });
                 }
             }
         }
@@ -158,24 +171,30 @@ impl Source {
 
 impl Task {
     fn play(&self, surroundings: &Surroundings) -> Findings {
-        match self.strike {
-            None => Run::play(self.seed, Plan::default(), surroundings),
-            Some(strike) => every::play(self.seed, strike, surroundings),
+        match self.trouble {
+            Trouble::Random => Run::play(self.seed, Plan::default(), surroundings),
+            Trouble::None => every::calm(self.seed, surroundings),
+            Trouble::One(strike) => every::play(self.seed, strike, surroundings),
         }
     }
 
-    /// Place in the order in which failures are reported: the first seed, and of that the first move.
+    /// Place in the order in which failures are reported: the first seed, of that the history without a fault, then the first move.
     fn rank(&self) -> (u64, Option<usize>) {
-        (self.seed, self.strike.map(|strike| strike.at))
+        let at = match self.trouble {
+            Trouble::Random | Trouble::None => None,
+            Trouble::One(strike) => Some(strike.at),
+        };
+        (self.seed, at)
     }
 }
 
 impl fmt::Display for Task {
     /// The command that plays it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.strike {
-            None => write!(f, "cargo xtask sim --seed {} --seeds 1", self.seed),
-            Some(Strike { at, fault }) => {
+        match self.trouble {
+            Trouble::Random => write!(f, "cargo xtask sim --seed {} --seeds 1", self.seed),
+            Trouble::None => write!(f, "cargo xtask sim --every {}", self.seed),
+            Trouble::One(Strike { at, fault }) => {
                 write!(f, "cargo xtask sim --seed {} --fault {} --move {at}", self.seed, fault.name())
             }
         }
@@ -209,36 +228,37 @@ impl Totals {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut options = Self { seed: 0, seeds: SEEDS, time: None, mode: Mode::Random };
-        let (mut fault, mut at) = (None, None);
+        let (mut seed, mut seeds, mut minutes) = (None, None, None);
+        let (mut every, mut share, mut fault, mut at) = (None, None, None, None);
         for (name, value) in pairs(arguments)? {
-            if name == "--fault" {
-                fault = Some(Fault::of_name(value).ok_or_else(|| format!("there is no fault {value:?}"))?);
-                continue;
-            }
-            let number: u64 = number(value)?;
-            let size = usize::try_from(number).unwrap_or(usize::MAX);
             match name {
-                "--seed" => options.seed = number,
-                "--seeds" => options.seeds = number,
-                "--every" => {
-                    (options.seed, options.seeds, options.mode) = (number, 1, Mode::Every { share: 1 });
-                }
-                "--share" => options.mode = Mode::Every { share: size.max(1) },
-                "--move" => at = Some(size),
-                "--minutes" => {
-                    options.time = Some(Duration::from_secs(number.saturating_mul(60)));
-                    options.seeds = u64::MAX;
-                }
+                "--seed" => seed = Some(number(value)?),
+                "--seeds" => seeds = Some(number(value)?),
+                "--minutes" => minutes = Some(number::<u64>(value)?),
+                "--every" => every = Some(number(value)?),
+                "--share" => share = Some(number::<usize>(value)?.max(1)),
+                "--move" => at = Some(number(value)?),
+                "--fault" => fault = Some(Fault::of_name(value).ok_or_else(|| format!("there is no fault {value:?}"))?),
                 other => return unknown(other),
             }
         }
-        match (fault, at) {
-            (None, None) => {}
-            (Some(fault), Some(at)) => (options.seeds, options.mode) = (1, Mode::One(Strike { at, fault })),
+        // Together, and only now: none of them may undo what another one said before it.
+        let mode = match (every, share, fault, at) {
+            (None, None, None, None) => Mode::Random,
+            (Some(_), share, None, None) => Mode::Every { share: share.unwrap_or(1) },
+            (None, None, Some(fault), Some(at)) => Mode::One(Strike { at, fault }),
+            (None, Some(_), ..) => return Err("a share is one of --every".to_owned()),
+            (Some(_), ..) => return Err("--every leaves no fault and no move to choose".to_owned()),
             _ => return Err("a fault needs a move, and a move needs a fault".to_owned()),
-        }
-        Ok(options)
+        };
+        let unless_told = match mode {
+            Mode::Random | Mode::Every { .. } if minutes.is_some() => u64::MAX,
+            Mode::Random => SEEDS,
+            Mode::Every { .. } | Mode::One(_) => 1,
+        };
+        let seeds = if matches!(mode, Mode::One(_)) { 1 } else { seeds.unwrap_or(unless_told) };
+        let time = minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
+        Ok(Self { seed: every.or(seed).unwrap_or(0), seeds, time, mode })
     }
 }
 
@@ -260,6 +280,12 @@ mod tests {
         check("--minutes 60", Ok((0, u64::MAX, true, Mode::Random)));
         check("--every 3", Ok((3, 1, false, Mode::Every { share: 1 })));
         check("--every 3 --seeds 5 --share 4", Ok((3, 5, false, Mode::Every { share: 4 })));
+        check("--share 4 --seeds 5 --every 3", Ok((3, 5, false, Mode::Every { share: 4 })));
+        check("--every 3 --minutes 60", Ok((3, u64::MAX, true, Mode::Every { share: 1 })));
+        check("--minutes 60 --seeds 5", Ok((0, 5, true, Mode::Random)));
+        check("--share 4", Err("a share is one of --every"));
+        check("--share 4 --fault power-fails --move 1", Err("a share is one of --every"));
+        check("--every 3 --fault power-fails --move 1", Err("--every leaves no fault and no move to choose"));
         let strike = Strike { at: 12, fault: Fault::PowerFails };
         check("--seed 3 --fault power-fails --move 12", Ok((3, 1, false, Mode::One(strike))));
         check("--fault power-fails", Err("a fault needs a move, and a move needs a fault"));
