@@ -106,6 +106,18 @@ impl Agent {
         self.request_within(command, TIMEOUT)
     }
 
+    /// As [`Agent::request`]; `None` when the agent declines, as it does for what it has not got.
+    ///
+    /// # Errors
+    /// When it does not answer, see [`Error`].
+    pub fn request_or_none(&mut self, command: &str) -> Result<Option<String>, Error> {
+        match self.request(command) {
+            Ok(text) => Ok(Some(text)),
+            Err(Error::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// As [`Agent::request`], with another timeout.
     ///
     /// # Errors
@@ -144,6 +156,33 @@ impl Agent {
     pub fn chain_status(&mut self) -> Result<ChainStatus, Error> {
         let answer = self.request("chain status")?;
         parse_chain_status(&answer).ok_or(Error::Unexpected { request: "chain status".to_owned(), answer })
+    }
+
+    /// Waits until the chain has gone on by so many rounds, and gives its status then; at once if that tells of a mismatch. `None`
+    /// if it has not within `limit`, or no longer runs.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn await_chain(&mut self, rounds: u64, limit: Duration) -> Result<Option<ChainStatus>, Error> {
+        let begun = Instant::now();
+        let begin = self.chain_status()?;
+        let mut now = begin;
+        loop {
+            if now.mismatches > 0 {
+                return Ok(Some(now));
+            }
+            // The round that an I/O error ended has a number, too.
+            if !now.running {
+                return Ok(None);
+            }
+            if now.number >= begin.number + rounds {
+                return Ok(Some(now));
+            }
+            if begun.elapsed() > limit {
+                return Ok(None);
+            }
+            now = self.chain_status()?;
+        }
     }
 
     /// `verify <seed>`: how many pages of the filled memory are not what they must be, now or when last dirtied.

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use ledger::state::State;
 
-use super::rig::{PAGES, violation};
+use super::rig::{CHAIN, PAGES, violation};
 use super::world::{Power, Snapshot, World};
-use crate::agent::{Agent, Error};
+use crate::agent::{Agent, ChainStatus};
 use crate::fingerprint::{self, Digest};
 use crate::records;
 use crate::service::Result;
@@ -94,31 +94,26 @@ struct Seen {
     memory: Option<String>,
     disks: [Option<String>; 2],
     wrong_pages: u64,
-    chain_mismatches: u64,
+    /// `None` if it did not move.
+    chain: Option<ChainStatus>,
 }
 
 impl Seen {
     fn ask(agent: &mut Agent) -> Result<Self> {
-        let mut mark = |request: &str| match agent.request(request) {
-            Ok(text) => Ok(Some(text)),
-            Err(Error::Refused { .. }) => Ok(None),
-            Err(error) => Err(error),
-        };
+        let mut mark = |request: &str| agent.request_or_none(request);
         let (memory, disks) = (mark("get mark")?, [mark("read 0 mark")?, mark("read 1 mark")?]);
         let wrong_pages = agent.wrong_pages(PAGES)?;
-        // The comparison is made with the first round after the start.
-        let begin = agent.chain_status()?;
-        let mut now = begin;
-        while now.running && now.number <= begin.number + 1 {
-            now = agent.chain_status()?;
-        }
-        Ok(Self { memory, disks, wrong_pages, chain_mismatches: now.mismatches })
+        // The comparison is made with the first round after the start, and the one that is under way may have begun before it.
+        let chain = agent.await_chain(2, CHAIN)?;
+        Ok(Self { memory, disks, wrong_pages, chain })
     }
 
     fn is(&self, snapshot: &Snapshot) -> bool {
         let memory = snapshot.memory.as_ref().is_some_and(|saved| saved.mark == self.memory);
         let disks = self.disks.iter().all(|mark| mark.as_ref() == Some(&snapshot.disks));
-        memory && disks && self.wrong_pages == 0 && self.chain_mismatches == 0
+        // It is started before the first mark is set, and a guest without one has only just booted.
+        let chain = self.chain.map_or(self.memory.is_none(), |chain| chain.mismatches == 0);
+        memory && disks && self.wrong_pages == 0 && chain
     }
 }
 

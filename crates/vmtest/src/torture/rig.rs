@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::guard::{self, Guard};
 use super::tally::Tally;
 use super::world::{Operation, Outline, Power, Snapshot, World};
-use crate::agent::{self, Agent};
+use crate::agent::Agent;
 use crate::random::Random;
 use crate::records;
 use crate::service::{BOOT, Error, Result, Service, kill_process, processes, wait_for};
@@ -19,7 +19,7 @@ pub const VM: &str = "g";
 /// How long whatever is unfinished may take to come to an end.
 const SETTLING: Duration = Duration::from_secs(120);
 /// How long the chain may take for a few rounds.
-const CHAIN: Duration = Duration::from_secs(60);
+pub const CHAIN: Duration = Duration::from_secs(60);
 /// Between the first kill of the daemon and the second, from its successor being ready on.
 const RECOVERING: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(300));
 /// Memory that the guest fills after a boot, MiB: a capture must take long enough to be hit.
@@ -468,8 +468,8 @@ impl Rig {
         }
         self.agent.disconnect();
         self.agent.wait_ready(BOOT)?;
-        let memory = self.read_mark("get mark")?;
-        let disks = [self.read_mark("read 0 mark")?, self.read_mark("read 1 mark")?];
+        let memory = self.agent.request_or_none("get mark")?;
+        let disks = [self.agent.request_or_none("read 0 mark")?, self.agent.request_or_none("read 1 mark")?];
         let is_it = |world: &World| {
             let disks = disks.iter().all(|mark| mark.as_ref() == Some(&world.disks));
             disks && matches!(&world.power, Power::Running(mark) if *mark == memory)
@@ -552,33 +552,16 @@ impl Rig {
         Ok(mark)
     }
 
-    /// A mark, or that there is none.
-    fn read_mark(&mut self, request: &str) -> Result<Option<String>> {
-        match self.agent.request(request) {
-            Ok(text) => Ok(Some(text)),
-            Err(agent::Error::Refused { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Waits until the chain has gone on a little, and that it has found nothing wrong.
     fn chain_moves(&mut self) -> Result<()> {
-        let begin = self.agent.chain_status()?;
-        let end = Instant::now() + CHAIN;
-        loop {
-            let now = self.agent.chain_status()?;
-            if now.mismatches > 0 {
-                let status = self.agent.request("chain status")?;
-                return Err(violation(&format!("memory and disks are not of one moment: {status}")));
-            }
-            if now.number > begin.number + 3 {
-                return Ok(());
-            }
-            if Instant::now() > end {
-                let status = self.agent.request("chain status")?;
-                return Err(violation(&format!("the chain stands still: {status}")));
-            }
-        }
+        let wrong = match self.agent.await_chain(4, CHAIN)? {
+            Some(status) if status.mismatches == 0 => return Ok(()),
+            Some(_) => "memory and disks are not of one moment",
+            None => "the chain stands still",
+        };
+        // In the agent's words, which may tell why.
+        let status = self.agent.request("chain status")?;
+        Err(violation(&format!("{wrong}: {status}")))
     }
 
     /// Names of the snapshots that there must be.

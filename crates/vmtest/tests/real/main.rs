@@ -23,8 +23,9 @@ mod screen;
 mod space;
 mod torture;
 
-use vmtest::agent::{Agent, Error};
+use vmtest::agent::Agent;
 use vmtest::service::{BOOT, Service};
+use vmtest::torture::rig::CHAIN;
 
 /// A service with one booted guest named `g`.
 struct Rig {
@@ -61,11 +62,7 @@ impl Rig {
 
     /// What memory and both disks hold.
     fn marks(&mut self) -> [Option<String>; 3] {
-        ["get mark", "read 0 mark", "read 1 mark"].map(|request| match self.agent.request(request) {
-            Ok(text) => Some(text),
-            Err(Error::Refused { .. }) => None,
-            Err(error) => panic!("{error}"),
-        })
+        ["get mark", "read 0 mark", "read 1 mark"].map(|request| self.agent.request_or_none(request).unwrap())
     }
 
     #[track_caller]
@@ -110,14 +107,10 @@ impl Rig {
     /// Waits until the chain has gone round a few more times, and that it found nothing wrong.
     #[track_caller]
     fn chain_moves(&mut self) {
-        let begin = self.agent.chain_status().unwrap();
-        loop {
-            let now = self.agent.chain_status().unwrap();
-            assert_eq!(now.mismatches, 0, "memory and disks are not of one moment: {now:?}");
-            if now.number > begin.number + 5 {
-                return;
-            }
-        }
+        let Some(now) = self.agent.await_chain(6, CHAIN).unwrap() else {
+            panic!("the chain stands still: {}", self.agent.request("chain status").unwrap());
+        };
+        assert_eq!(now.mismatches, 0, "memory and disks are not of one moment: {now:?}");
     }
 
     /// GUID of the machine.
