@@ -42,25 +42,31 @@ impl Guard {
         Ok(())
     }
 
-    /// Compares every snapshot with what it was. Gives how many there are.
+    /// Compares every snapshot that is known with what it was. Gives how many these are.
     ///
     /// # Errors
-    /// When one has changed.
+    /// When one has changed, or cannot be read.
     pub fn compare(&self, state: &State) -> Result<u64> {
+        let mut compared = 0;
         for snapshot in state.snapshots.values() {
             let name = &snapshot.name;
-            let known = self.disks.get(name);
-            if known.is_some_and(|known| disks(state, snapshot).ok().as_ref() != Some(known)) {
-                return Err(violation(&format!("the disks of snapshot {name} are not what they were")));
+            if let Some(known) = self.disks.get(name) {
+                if disks(state, snapshot)? != *known {
+                    return Err(violation(&format!("the disks of snapshot {name} are not what they were")));
+                }
+                compared += 1;
             }
+            // A snapshot that is new may have the memory of one that is not.
             let memory = records::memory(state, snapshot);
             let known = memory.and_then(|path| Some((path, self.memories.get(path)?)));
-            if let Some((path, _)) = known.filter(|(path, known)| fingerprint::memory(path).ok() != Some(**known)) {
+            if let Some((path, known)) = known
+                && fingerprint::memory(path)? != *known
+            {
                 let text = format!("the memory of snapshot {name} in {} is not what it was", path.display());
                 return Err(violation(&text));
             }
         }
-        Ok(state.snapshots.len() as u64)
+        Ok(compared)
     }
 }
 

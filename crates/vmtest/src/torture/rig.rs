@@ -312,26 +312,28 @@ impl Rig {
         Ok(())
     }
 
-    /// Takes the fingerprints of what is new. After a kill compares those of all, and starts one snapshot in a throw-away
-    /// copy.
+    /// After a kill compares the fingerprints of what is known. Takes those of what is new, and after a kill starts one snapshot
+    /// in a throw-away copy.
     ///
     /// # Errors
     /// When a snapshot is not what it was.
     pub fn guard(&mut self, killed: bool, tally: &mut Tally) -> Result<()> {
         let state = records::read(&self.service.data())?;
-        self.guard.learn(&state)?;
         if killed {
             tally.compared += self.guard.compare(&state)?;
+        }
+        self.guard.learn(&state)?;
+        if killed {
             let turn = usize::try_from(tally.thrown_away).unwrap_or(0);
             tally.thrown_away += u64::from(guard::try_one(&state, &self.candidates, turn)?);
         }
         Ok(())
     }
 
-    /// Compares every snapshot that is known with what it was. Gives how many there are.
+    /// Compares every snapshot that is known with what it was. Gives how many these are.
     ///
     /// # Errors
-    /// When one has changed.
+    /// When one has changed, or cannot be read.
     pub fn compare(&self) -> Result<u64> {
         self.guard.compare(&records::read(&self.service.data())?)
     }
