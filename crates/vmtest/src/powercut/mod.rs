@@ -148,10 +148,7 @@ fn try_cut(
     let mut disk = Export::new(cut, DISK, place)?;
     disk.mount()?;
     let mut worlds: Vec<World> = window.worlds.iter().map(World::unplugged).collect();
-    if window.starts && !window.told {
-        // A start that was under way is on record, and is taken up again.
-        worlds.extend(window.worlds.iter().filter(|world| matches!(world.power, Power::Running(_))).cloned());
-    }
+    worlds.extend(window.resumed.iter().cloned());
     let service = Service::start_at(place)?;
     let mut rig = Rig::found(service, worlds, story.guard.clone(), story.marks)?;
     let ended = look(&mut rig, turn, findings);

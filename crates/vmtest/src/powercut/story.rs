@@ -28,8 +28,8 @@ pub struct Window {
     pub label: &'static str,
     /// An operation's end has just been told.
     pub told: bool,
-    /// It is one that starts the guest.
-    pub starts: bool,
+    /// Possible after the power was cut, besides: a start that was under way is on record, and is taken up again.
+    pub resumed: Vec<World>,
 }
 
 /// What happened.
@@ -77,7 +77,7 @@ struct Author<'a> {
 
 impl Author<'_> {
     fn write(&mut self, seed: u64, operations: usize) -> Result<()> {
-        self.note(self.rig.worlds().to_vec(), AT_REST, false);
+        self.note(self.rig.worlds().to_vec(), AT_REST);
         for number in 0..operations {
             let mut random = Random::of_round(seed, number as u64);
             self.change(&mut random)?;
@@ -92,38 +92,55 @@ impl Author<'_> {
     fn change(&mut self, random: &mut Random) -> Result<()> {
         let old = self.rig.worlds().to_vec();
         let new = self.marked(&old);
-        self.note([old, new].concat(), "guest writes", false);
+        self.note([old, new].concat(), "guest writes");
         self.rig.change(random)?;
-        self.note(self.rig.worlds().to_vec(), AT_REST, false);
+        self.note(self.rig.worlds().to_vec(), AT_REST);
         Ok(())
     }
 
     fn perform(&mut self, operation: &Operation) -> Result<()> {
         let before = self.rig.worlds().to_vec();
         let steps: Vec<World> = before.iter().flat_map(|world| world.steps(operation)).collect();
-        self.note(steps, operation.kind(), false);
+        let after: Vec<World> = before.iter().filter_map(|world| world.steps(operation).pop()).collect();
+        let doing = self.window(steps, operation.kind());
+        self.windows.push(Window { resumed: resumed(operation, &after), ..doing });
         self.rig.ask(operation)?;
         // A guest that has just booted will make a mark of its own.
-        let after: Vec<World> = before.iter().filter_map(|world| world.steps(operation).pop()).collect();
         let booted = after.iter().any(|world| world.power == Power::Running(None));
         let marked = if booted { self.marked(&after) } else { Vec::new() };
-        self.note([after, marked].concat(), operation.kind(), true);
+        let done = self.window([after, marked].concat(), operation.kind());
+        self.windows.push(Window { told: true, ..done });
         self.rig.arrive(operation)?;
         self.rig.guard(false, &mut self.tally)?;
-        self.note(self.rig.worlds().to_vec(), AT_REST, false);
+        self.note(self.rig.worlds().to_vec(), AT_REST);
         Ok(())
     }
 
     fn marked(&self, worlds: &[World]) -> Vec<World> {
-        let running = worlds.iter().filter(|world| matches!(world.power, Power::Running(_)));
-        running.map(|world| World { disks: self.rig.next_mark(), ..world.clone() }).collect()
+        running(worlds).map(|world| World { disks: self.rig.next_mark(), ..world.clone() }).collect()
     }
 
-    fn note(&mut self, worlds: Vec<World>, label: &'static str, told: bool) {
-        let from = self.disk.medium().log().now();
-        let starts = matches!(label, "apply" | "start");
-        self.windows.push(Window { from, worlds, label, told, starts });
+    fn note(&mut self, worlds: Vec<World>, label: &'static str) {
+        let window = self.window(worlds, label);
+        self.windows.push(window);
     }
+
+    /// One that begins now, in which no end was told and no start is under way.
+    fn window(&self, worlds: Vec<World>, label: &'static str) -> Window {
+        Window { from: self.disk.medium().log().now(), worlds, label, told: false, resumed: Vec::new() }
+    }
+}
+
+/// The worlds in which a start that is taken up again ends, of those that its operation leads to.
+fn resumed(operation: &Operation, after: &[World]) -> Vec<World> {
+    match operation {
+        Operation::Start | Operation::Apply { start: true, .. } => running(after).cloned().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn running(worlds: &[World]) -> impl Iterator<Item = &World> {
+    worlds.iter().filter(|world| matches!(world.power, Power::Running(_)))
 }
 
 /// What is done as the `number`th: first a bit of everything, then what comes.
