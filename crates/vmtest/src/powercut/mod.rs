@@ -153,11 +153,7 @@ fn try_cut(
     let mut rig = Rig::found(service, worlds, story.guard.clone(), story.marks)?;
     let ended = look(&mut rig, turn, findings);
     if ended.is_err() {
-        let log = std::env::temp_dir().join("powercut.log");
-        match std::fs::write(&log, rig.service.log()) {
-            Ok(()) => eprintln!("the daemon's log is in {}", log.display()),
-            Err(error) => eprintln!("the daemon's log could not be kept: {error}"),
-        }
+        rig.keep_log("powercut.log");
     }
     drop(rig);
     ended.and_then(|()| disk.end().map(drop))

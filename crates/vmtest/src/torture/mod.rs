@@ -57,11 +57,7 @@ pub fn run(plan: &Plan, tally: &mut Tally) -> Result<()> {
     let ended =
         begin(&mut rig, tally).and_then(|()| rounds(&mut rig, plan, tally)).and_then(|()| dismantle(&mut rig, tally));
     if ended.is_err() {
-        let log = std::env::temp_dir().join(format!("torture-{}.log", plan.seed));
-        match std::fs::write(&log, rig.service.log()) {
-            Ok(()) => eprintln!("the daemon's log is in {}", log.display()),
-            Err(error) => eprintln!("the daemon's log could not be kept: {error}"),
-        }
+        rig.keep_log(&format!("torture-{}.log", plan.seed));
     }
     ended
 }

@@ -53,9 +53,10 @@ impl Case {
 pub fn run(moments: u32, tally: &mut Tally) -> Result<()> {
     let mut rig = Rig::boot()?;
     let mut rounds = Rounds { rig: &mut rig, tally, random: Random::of_round(0, 0), words: BTreeMap::new() };
-    rounds.peacefully(&Operation::Create { name: BASE.to_owned(), disk_only: false, image: u64::MAX })?;
-    for case in CASES {
-        rounds.case(case, moments)?;
+    let ended = rounds.all(moments);
+    if ended.is_err() {
+        rounds.rig.keep_log("torture-phases.log");
+        return ended;
     }
     println!("what clients were told:");
     for (words, count) in &rounds.words {
@@ -72,6 +73,11 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
+    fn all(&mut self, moments: u32) -> Result<()> {
+        self.peacefully(&Operation::Create { name: BASE.to_owned(), disk_only: false, image: u64::MAX })?;
+        CASES.into_iter().try_for_each(|case| self.case(case, moments))
+    }
+
     fn case(&mut self, case: Case, moments: u32) -> Result<()> {
         let operation = self.prepare(case)?;
         let (stages, duration) = self.rig.watch(&operation, self.tally)?;

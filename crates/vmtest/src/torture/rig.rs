@@ -566,6 +566,15 @@ impl Rig {
         Err(violation(&format!("{wrong}: {status}")))
     }
 
+    /// Leaves the daemon's log behind for whoever looks into a failure, and says where.
+    pub fn keep_log(&self, name: &str) {
+        let log = std::env::temp_dir().join(name);
+        match std::fs::write(&log, self.service.log()) {
+            Ok(()) => eprintln!("the daemon's log is in {}", log.display()),
+            Err(error) => eprintln!("the daemon's log could not be kept: {error}"),
+        }
+    }
+
     /// Names of the snapshots that there must be.
     ///
     /// # Errors
