@@ -39,11 +39,6 @@ impl Throwaway {
         Ok((started, agent))
     }
 
-    /// Process number of its QEMU.
-    pub fn pid(&self) -> u32 {
-        self.qemu.id()
-    }
-
     fn await_port(&mut self) -> Result<PathBuf> {
         wait_for("a socket of QEMU", SOCKETS, || {
             if let Ok(Some(status)) = self.qemu.try_wait() {
