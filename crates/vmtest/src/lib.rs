@@ -13,4 +13,5 @@ pub mod realm;
 pub mod records;
 pub mod service;
 pub mod throwaway;
+pub mod tool;
 pub mod torture;

@@ -8,7 +8,6 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +18,7 @@ use fuser::{
 
 use super::medium::Medium;
 use crate::service::{Error, Result, scratch, wait_for};
+use crate::tool::run;
 
 /// Name of the one file.
 const IMAGE: &str = "disk.img";
@@ -55,7 +55,7 @@ impl<M: Medium> Export<M> {
         let place = place.to_owned();
         let mut export = Self { medium, session: Some(session), device: None, mounted: false, below, place };
         let image = export.below.path().join(IMAGE).display().to_string();
-        export.device = Some(run("losetup", &["--find", "--show", "--direct-io=off", &image])?.trim().to_owned());
+        export.device = Some(run("losetup", &["--find", "--show", "--direct-io=off", &image])?);
         Ok(export)
     }
 
@@ -151,16 +151,6 @@ pub fn possible() -> std::result::Result<(), String> {
             .map_err(|error| format!("{device} cannot be used: {error}"))?;
     }
     Ok(())
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.map_err(|source| Error::Io { what: format!("running {program}"), source })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::Other(format!("{program} {}: {words}", arguments.join(" "))))
 }
 
 fn lock<M>(medium: &Mutex<M>) -> MutexGuard<'_, M> {
