@@ -81,9 +81,10 @@ impl<'a> Parser<'a> {
         let data_type = if is_void { self.advance().map(|_| None)? } else { Some(self.data_type(&qualifiers)?) };
         let name = self.name("the name of a property or method")?.to_owned();
         let origin = class.name.clone();
-        if self.eat('(')? {
+        let returns = data_type.as_ref().map(|data_type| data_type.cim_type);
+        // DSP0004, annex A: what a method returns is of an intrinsic type.
+        if returns != Some(CimType::Reference) && self.eat('(')? {
             let parameters = self.parameters()?;
-            let returns = data_type.map(|data_type| data_type.cim_type);
             class.methods.push(Method { name, returns, parameters, origin, qualifiers });
         } else {
             let mut data_type = data_type.ok_or_else(|| self.expected("( after the name of a void method"))?;
@@ -426,6 +427,7 @@ mod tests {
             "class A {\n  uint8 é = 256;\n};",
             expect!["MOF line 2, column 16: the value before this is not of type uint8"],
         );
+        check_classes("class A { A ref B(); };", expect!["MOF line 1, column 18: expected ';', found '('"]);
         check_classes("class A { string B }", expect!["MOF line 1, column 20: expected ';', found '}'"]);
         check_classes(
             "class A { string B = \"x\ny\"; };",
