@@ -43,7 +43,7 @@ fn listen<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Happening>, Op
 /// An image's header. What it says of size and backing file can be written, and reads back.
 pub fn qcow2(bytes: &[u8]) -> bool {
     let Ok(header) = Header::read(bytes) else { return false };
-    drop(header.require_plain());
+    drop(Header::read_plain(bytes));
     let file = header.backing_file.as_deref();
     assert!(file.is_none_or(|file| file.len() <= BACKING_NAME_BYTES_MAX));
     let backing = file.map(|file| Backing { file, format: Format::Raw });

@@ -30,6 +30,7 @@ const PARSERS: &[(&str, &str)] = &[
     ("qemu/src/graph.rs read", "qmp"),
     ("qemu/src/mapped_ram.rs read", "mapped_ram"),
     ("qemu/src/qcow2.rs read", "qcow2"),
+    ("qemu/src/qcow2.rs read_plain", "qcow2"),
     ("qemu/src/qmp.rs receive", "qmp"),
     ("qemu/src/save/convergence.rs read", "qmp"),
     ("qemu/src/save/migration.rs read", "(looks up numbers in an answer that qmp has read)"),

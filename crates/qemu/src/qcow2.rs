@@ -114,6 +114,9 @@ impl Header {
     }
 
     /// The same, of an image that may be opened.
+    ///
+    /// # Errors
+    /// As of [`Header::read`] and [`Header::require_plain`].
     pub fn read_plain(bytes: &[u8]) -> Result<Self, Qcow2Error> {
         let header = Self::read(bytes)?;
         header.require_plain()?;
