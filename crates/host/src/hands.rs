@@ -57,8 +57,8 @@ impl Hands {
 
     fn carry_out_blocking(&self, request: HostRequest) -> HostResult {
         match request {
-            HostRequest::Open { file, path, direct } => {
-                let opened = self.open(&path, direct).map_err(|error| failure("open", &path, &error))?;
+            HostRequest::Open { file, path } => {
+                let opened = self.open(&path).map_err(|error| failure("open", &path, &error))?;
                 self.kept().insert(file, Arc::new(opened.into()));
             }
             HostRequest::Close { file } => {
@@ -81,10 +81,8 @@ impl Hands {
         Ok(HostReply::Done)
     }
 
-    fn open(&self, path: &Path, direct: bool) -> io::Result<File> {
-        let flags = if direct { rustix::fs::OFlags::DIRECT.bits().cast_signed() } else { 0 };
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(path)?;
+    fn open(&self, path: &Path) -> io::Result<File> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         // The emulator maps it when the machine is restored, with its own rights.
         account::hand_over(path, self.account)?;
         Ok(file)

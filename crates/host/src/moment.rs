@@ -33,13 +33,13 @@ pub async fn capture(
 ) -> Ending {
     let running = require_running(attempt, spec.vm).await?;
     let directory = memory.map(|target| target.path);
-    let direct_io = prepare_memory(attempt, &spec, &running, directory.as_deref()).await?;
+    prepare_memory(attempt, &spec, &running, directory.as_deref()).await?;
     let procedure = Capture {
         overlays: spec::overlays(&overlays),
         memory: directory.clone(),
         resume,
         disk_io: running.build.disk_io,
-        policy: Policy { background: !running.build.mapped, direct_io, only: None },
+        policy: Policy { background: !running.build.mapped, only: None },
     };
     let before = if directory.is_some() { screen::glance(&running).await } else { None };
     let activity = if directory.is_some() { "saving memory" } else { "switching disks" };
@@ -71,8 +71,8 @@ pub async fn capture(
 /// Stops the guest and saves its memory.
 pub async fn save(attempt: &Attempt, spec: MachineSpec, memory: MemoryTarget) -> Ending {
     let running = require_running(attempt, spec.vm).await?;
-    let direct_io = prepare_memory(attempt, &spec, &running, Some(&memory.path)).await?;
-    let procedure = Save { memory: memory.path.clone(), direct_io };
+    prepare_memory(attempt, &spec, &running, Some(&memory.path)).await?;
+    let procedure = Save { memory: memory.path.clone() };
     match drive(attempt, &running, "saving memory").run(procedure).await {
         Ok(captured) => {
             screen::keep(&running, &memory.path, None, captured.moment_us).await;
@@ -172,23 +172,22 @@ impl DriveWith<'_> {
     }
 }
 
-/// Makes the directory for memory, if it can hold it. Whether it takes direct I/O.
+/// Makes the directory for memory, if it can hold it.
 async fn prepare_memory(
     attempt: &Attempt,
     spec: &MachineSpec,
     running: &Running,
     directory: Option<&Path>,
-) -> Result<bool, Failure> {
-    let Some(directory) = directory.map(Path::to_owned) else { return Ok(false) };
+) -> Result<(), Failure> {
+    let Some(directory) = directory.map(Path::to_owned) else { return Ok(()) };
     let (layout, needed) = (attempt.layout().clone(), memory_bytes(spec, running));
     let vm = spec.vm;
     let name = spec.name.clone();
-    let work = move || -> Result<bool, Failure> {
+    let work = move || -> Result<(), Failure> {
         layout.create_vm(vm)?;
         let place = directory.parent().unwrap_or(&directory);
         disk::require_space(place, needed, &format!("the memory of {name}"))?;
-        make_memory_directory(&layout, &directory)?;
-        Ok(takes_direct_io(&directory))
+        make_memory_directory(&layout, &directory)
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| fault::task(&error))?
 }
@@ -205,17 +204,6 @@ fn make_memory_directory(layout: &Layout, directory: &Path) -> Result<(), Failur
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault::file("remove", directory, &error)),
         _ => layout.create_passage(directory).map_err(Failure::from),
     }
-}
-
-/// Whether files in `directory` can be written past the page cache; tmpfs and some network file systems refuse.
-fn takes_direct_io(directory: &Path) -> bool {
-    use std::os::unix::fs::OpenOptionsExt;
-    let probe = directory.join("probe");
-    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-    let opened = fs::OpenOptions::new().write(true).create(true).truncate(false).custom_flags(flags).open(&probe);
-    // Made by us a line above; if it cannot be removed now, the capture's own cleaning removes the directory.
-    let _ = fs::remove_file(&probe);
-    opened.is_ok()
 }
 
 /// Bytes of the process in memory, swap and mapped files included: no less than the guest's pages that are not zero.

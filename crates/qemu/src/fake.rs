@@ -159,7 +159,7 @@ impl Fake {
             "query-status" => return Ok(json!({ "status": self.state, "running": self.state == "running" })),
             "query-migrate" => return Ok(self.look()),
             "query-migrate-capabilities" => return Ok(capabilities()),
-            "query-migrate-parameters" => return Ok(json!({ "direct-io": false, "multifd-channels": 2 })),
+            "query-migrate-parameters" => return Ok(json!({ "direct-io": false })),
             "query-yank" => return Ok(json!([{ "type": "chardev" }])),
             "migrate-set-capabilities" => return self.set_capabilities(command),
             "migrate" => self.migration = "setup",
@@ -193,8 +193,9 @@ impl Fake {
     fn set_capabilities(&mut self, command: &Command) -> Result<Value, Refusal> {
         let list = command.arguments().get("capabilities").and_then(Value::as_array).expect("a list of capabilities");
         assert_eq!(list.len(), 5, "every capability must be set, on or off");
-        let background = |entry: &Value| entry["capability"] == "background-snapshot" && entry["state"] == true;
-        self.background = list.iter().any(background);
+        let is_on = |name: &str| list.iter().any(|entry| entry["capability"] == name && entry["state"] == true);
+        assert!(!is_on("multifd"), "QEMU may not survive that this is cancelled");
+        self.background = is_on("background-snapshot");
         if self.background && !self.can_protect {
             return Err(Refusal { class: "GenericError".into(), desc: "not supported by host kernel".into() });
         }

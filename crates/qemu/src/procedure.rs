@@ -34,24 +34,19 @@ pub const EVENTS_KEPT_MAX: usize = 1024;
 /// A file the host opens for a procedure and knows by this name until it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileKey {
-    /// The memory file, write-only, through the page cache.
+    /// The memory file, write-only.
     Memory,
-    /// The same file, write-only, past the page cache (`O_DIRECT`).
-    MemoryDirect,
 }
 
 /// What only the host can do. Answered by [`HostReply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostRequest {
-    /// Open a file write-only and keep it. It is created if absent, never truncated; `direct` asks for `O_DIRECT`.
-    /// Answer [`HostReply::Done`], or an error if the file system cannot do it.
+    /// Open a file write-only and keep it. It is created if absent, never truncated. Answer [`HostReply::Done`].
     Open {
         /// How it is called from now on.
         file: FileKey,
         /// Absolute path.
         path: PathBuf,
-        /// Past the page cache.
-        direct: bool,
     },
     /// Close a kept file. Unknown keys are fine.
     Close {

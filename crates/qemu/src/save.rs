@@ -60,8 +60,6 @@ pub struct Capture {
 pub struct Policy {
     /// Whether guest memory is anonymous (or memfd), which background snapshots need; false if it is a private file mapping.
     pub background: bool,
-    /// Whether the memory directory's file system does direct I/O.
-    pub direct_io: bool,
     /// Only this way, for tests and benchmarks.
     pub only: Option<Method>,
 }
@@ -100,8 +98,6 @@ impl Method {
 pub struct Save {
     /// Directory for memory, which exists and is empty.
     pub memory: PathBuf,
-    /// Whether the memory directory's file system does direct I/O.
-    pub direct_io: bool,
 }
 
 /// Undoes what an interrupted capture or save left in the process.

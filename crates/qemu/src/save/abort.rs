@@ -41,7 +41,7 @@ impl AbortCapture {
     }
 
     fn tidy(self, switched: bool, now: Now) -> Next {
-        let mut commands = vec![migration::remove_files()];
+        let mut commands = vec![migration::remove_file()];
         if !switched {
             commands.extend(self.overlays.iter().map(|overlay| graph::remove(&overlay.layer.node())));
         }

@@ -38,7 +38,7 @@ impl Procedure for Save {
 
     fn begin(self, now: Now) -> Next {
         // Disks are not switched, so how they are reached does not matter.
-        let policy = Policy { background: false, direct_io: self.direct_io, only: Some(Method::Stopped) };
+        let policy = Policy { background: false, only: Some(Method::Stopped) };
         Job::new(Vec::new(), Some(self.memory), DiskIo::Buffered, policy, Leave::Saved, now).look_around()
     }
 }
@@ -64,7 +64,6 @@ struct Job {
     was_running: bool,
     method: Method,
     reason: Option<String>,
-    direct_io: bool,
     throttled: bool,
     touched: bool,
     migrating: bool,
@@ -94,7 +93,6 @@ impl Job {
             was_running: false,
             method,
             reason: None,
-            direct_io: false,
             throttled: false,
             touched: false,
             migrating: false,
@@ -137,7 +135,7 @@ impl Job {
                 Ok(abilities) => self.abilities = abilities,
                 Err(error) => return self.fail(error, now),
             }
-            for capability in ["mapped-ram", "multifd", "pause-before-switchover"] {
+            for capability in ["mapped-ram", "pause-before-switchover"] {
                 if !self.abilities.can(capability) {
                     return self.fail(SaveError::Unable { capability }, now);
                 }
@@ -178,25 +176,15 @@ impl Job {
     // With memory: common beginning.
 
     fn open_files(self: Box<Self>) -> Next {
-        let request = HostRequest::Open { file: FileKey::Memory, path: self.path(MEMORY_FILE), direct: false };
+        let request = HostRequest::Open { file: FileKey::Memory, path: self.path(MEMORY_FILE) };
         ask(request, |reply, now| match reply {
             Err(error) => self.fail(error, now),
-            Ok(_) if self.policy.direct_io && self.abilities.has_parameter("direct-io") => self.open_direct(),
             Ok(_) => self.configure(now),
         })
     }
 
-    fn open_direct(mut self: Box<Self>) -> Next {
-        let request = HostRequest::Open { file: FileKey::MemoryDirect, path: self.path(MEMORY_FILE), direct: true };
-        ask(request, |reply, now| {
-            // A file system without direct I/O is no reason to fail.
-            self.direct_io = reply.is_ok();
-            self.configure(now)
-        })
-    }
-
     fn configure(mut self: Box<Self>, now: Now) -> Next {
-        let commands = migration::configure(&self.abilities, self.method, self.direct_io);
+        let commands = migration::configure(&self.abilities, self.method);
         migration::execute_all(commands, now, |result, now| match result {
             Ok(()) => self.hand_over_files(),
             // The capability is always listed; that host or memory do not allow it shows only when it is set.
@@ -213,11 +201,7 @@ impl Job {
     }
 
     fn hand_over_files(self: Box<Self>) -> Next {
-        let mut files = vec![FileKey::Memory];
-        if self.direct_io && self.method != Method::Background {
-            files.push(FileKey::MemoryDirect);
-        }
-        migration::add_files(files, |result, now| match result {
+        migration::add_file(FileKey::Memory, |result, now| match result {
             Err(error) => self.fail(error, now),
             Ok(()) if matches!(self.method, Method::Background | Method::Stopped) && self.was_running => {
                 self.stop_first()
@@ -418,8 +402,8 @@ impl Job {
     }
 
     fn close(self: Box<Self>) -> Next {
-        execute(migration::remove_files(), |_, _| {
-            close_files(|result, now| match result {
+        execute(migration::remove_file(), |_, _| {
+            close_file(|result, now| match result {
                 Ok(_) => self.seal(),
                 Err(error) => self.fail(error, now),
             })
@@ -485,13 +469,13 @@ impl Job {
 
     #[expect(clippy::boxed_local, reason = "every other state is boxed, and callers hold the box")]
     fn drop_overlays(self: Box<Self>, reason: SaveError, stuck: Option<String>, now: Now) -> Next {
-        let mut commands = vec![migration::remove_files()];
+        let mut commands = vec![migration::remove_file()];
         if !self.switched {
             commands.extend(self.overlays.iter().map(|overlay| graph::remove(&overlay.layer.node())));
         }
         let switched = self.switched;
         migration::try_all(commands, now, move |_| {
-            close_files(move |_, _| finish(Err(CaptureFailed { reason, switched, stuck })))
+            close_file(move |_, _| finish(Err(CaptureFailed { reason, switched, stuck })))
         })
     }
 
@@ -541,11 +525,9 @@ fn execute_all_or_fail(
     })
 }
 
-/// Closes both files; a failing close means that data may not have reached the disk.
-fn close_files(then: impl FnOnce(HostResult, Now) -> Next + Send + 'static) -> Next {
-    ask(HostRequest::Close { file: FileKey::MemoryDirect }, |direct, _| {
-        ask(HostRequest::Close { file: FileKey::Memory }, move |buffered, now| then(direct.and(buffered), now))
-    })
+/// Closes the memory file; a failing close means that data may not have reached the disk.
+fn close_file(then: impl FnOnce(HostResult, Now) -> Next + Send + 'static) -> Next {
+    ask(HostRequest::Close { file: FileKey::Memory }, then)
 }
 
 fn gave_up(status: Status) -> SaveError {

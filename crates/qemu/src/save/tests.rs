@@ -25,7 +25,7 @@ fn capture() -> Capture {
         memory: Some("/memory".into()),
         resume: true,
         disk_io: DiskIo::Buffered,
-        policy: Policy { background: true, direct_io: true, only: None },
+        policy: Policy { background: true, only: None },
     }
 }
 
@@ -50,11 +50,9 @@ fn a_live_capture_switches_disks_before_it_continues() {
             Ok("live") running
             blockdev-add
             open Memory
-            open MemoryDirect
             migrate-set-capabilities
             migrate-set-parameters
             remove-fd
-            add-fd
             add-fd
             migrate
             transaction
@@ -76,11 +74,9 @@ fn a_guest_that_does_not_converge_is_captured_in_the_background() {
             Ok("background") running
             blockdev-add
             open Memory
-            open MemoryDirect
             migrate-set-capabilities
             migrate-set-parameters
             remove-fd
-            add-fd
             add-fd
             migrate
             migrate_cancel
@@ -108,11 +104,9 @@ fn without_page_protection_the_guest_is_stopped() {
             Ok("stopped") running
             blockdev-add
             open Memory
-            open MemoryDirect
             migrate-set-capabilities
             migrate-set-parameters
             remove-fd
-            add-fd
             add-fd
             migrate
             stop
@@ -178,7 +172,7 @@ fn the_pause_is_what_the_events_say() {
 #[test]
 fn saving_leaves_the_guest_stopped() {
     let mut qemu = qemu();
-    let saved = qemu.drive(Save { memory: "/memory".into(), direct_io: false }, Trouble::None).unwrap();
+    let saved = qemu.drive(Save { memory: "/memory".into() }, Trouble::None).unwrap();
     assert_eq!((saved.method, qemu.state), (Method::Stopped, "postmigrate"));
 }
 
