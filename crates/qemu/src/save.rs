@@ -6,7 +6,7 @@
 //!
 //! | way | the moment is | pause (measured) | used for |
 //! | --- | --- | --- | --- |
-//! | live | the end of the copy | 9-35 ms up to 8 GiB, with direct I/O | nearly everything |
+//! | live | the end of the copy | 9-28 ms up to 8 GiB | nearly everything |
 //! | background | the beginning | 30-60 ms at 512 MiB, to 340 ms at 2 GiB | guests that do not converge; paused guests |
 //! | stopped | the stop | what is left to write | paused guests, saving, and the last resort |
 //!
