@@ -64,6 +64,9 @@ pub struct Recovered {
     pub state: State,
     /// What was decided, for people, in order.
     pub notes: Vec<Note>,
+    /// Files that are live disks from now on because they were found, not because a record says so. Whoever made them may not have
+    /// come to bring them to stable storage: that is to be done, with their names, before `state` counts.
+    pub adopted: Vec<PathBuf>,
 }
 
 /// One decision.
@@ -303,6 +306,7 @@ impl Recovered {
                 merging: None,
             });
             machine.settings.set_layer(slot, file.layer);
+            self.adopted.push(file.path.clone());
             let text =
                 format!("{} was made by an unfinished job; it is the machine's live disk now", file.path.display());
             self.note(machine.id, false, text);

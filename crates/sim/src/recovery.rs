@@ -28,6 +28,10 @@ impl Run {
         for text in state.check() {
             self.world.break_promise(format!("what was recovered contradicts itself: {text}"));
         }
+        for path in &recovered.adopted {
+            self.world.files.open(path).into_iter().for_each(|file| self.world.files.sync(file));
+            self.world.files.sync_directory(path.parent().unwrap_or(path));
+        }
         self.model.committed(&before, &state, &mut self.world);
         self.set_aside(&state);
         self.store.replace(&state);

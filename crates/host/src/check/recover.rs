@@ -11,6 +11,7 @@ use ledger::record::StoreError;
 
 use super::survey::{alive, header_of, machine_entries};
 use super::users::Users;
+use crate::hands::sync_file;
 use crate::image_lock::{self, Use};
 use crate::inventory;
 use crate::layout::Layout;
@@ -82,11 +83,15 @@ pub fn plan(layout: &Layout, wanted: BTreeSet<VmId>) -> Result<Plan, String> {
     }
 }
 
-/// Makes the new store; the old one is moved into `aside`.
+/// Makes the new store; the old one is moved into `aside`. Before that, files that it takes for live disks are brought to stable storage.
 ///
 /// # Errors
-/// When a file cannot be written or moved.
+/// When a file cannot be synchronised, written or moved.
 pub fn put_in_place(layout: &Layout, lock: &DataLock, aside: &Path, plan: &Plan) -> Result<(), StoreError> {
+    for path in &plan.recovered.adopted {
+        sync_file(path)
+            .map_err(|error| StoreError::Failed(format!("'{}' cannot be synchronised: {error}", path.display())))?;
+    }
     SqliteStore::replace(layout, lock, aside, &plan.recovered.state)
 }
 
