@@ -298,7 +298,7 @@ pub enum Stage {
     Controlling {
         /// The order.
         target: PowerTarget,
-        /// State of the machine before.
+        /// State of the machine as it was before or was heard of since; it goes back to this if the order fails.
         power: Power,
     },
     /// The power button is pressed; the guest takes its time.

@@ -10,6 +10,7 @@ impl Turn<'_> {
     /// The guest or the emulator changed something without being asked.
     pub(super) fn machine_changed(&mut self, vm: VmId, change: MachineChange) {
         let Some(machine) = self.state.vms.get(&vm).cloned() else { return };
+        self.note_for_return(vm, change);
         let begun = self.state.active_job(vm).is_some_and(|job| job.stage == Stage::LettingRun);
         let power = match (change, machine.power) {
             // Off and saved machines have no process to lose; a launch tells its own end.
@@ -32,5 +33,22 @@ impl Turn<'_> {
         if let (Some(job), Power::Off) = (waiting, power) {
             self.end(job, JobState::Completed);
         }
+    }
+
+    /// An order is under way: should it fail, or its answer not come in time, the machine is what was heard of it last. Of an order that was
+    /// obeyed all the same that may be heard before the failure, or after it.
+    fn note_for_return(&mut self, vm: VmId, change: MachineChange) {
+        let found = match change {
+            MachineChange::Stopped => Power::Paused,
+            MachineChange::Running => Power::Running,
+            // That the machine is off stands whatever the order comes to.
+            MachineChange::Gone => return,
+        };
+        let Some(job) = self.state.active_job(vm).map(|job| job.id) else { return };
+        self.state.update_job(job, |job| {
+            if let Stage::Controlling { power, .. } = &mut job.stage {
+                *power = found;
+            }
+        });
     }
 }

@@ -170,6 +170,11 @@ impl Rig {
         }
     }
 
+    /// The daemon hears what the guest or the emulator did, whatever else is under way.
+    pub fn hear(&mut self, vm: VmId, change: MachineChange) {
+        self.feed(Event::Machine { vm, change });
+    }
+
     /// Time goes on, by more than anything waits for.
     pub fn tick(&mut self) {
         self.wait(1_000);

@@ -1,6 +1,7 @@
 //! Single rules about machines and snapshots: what is refused when, and what a job leaves as it was.
 
 use expect_test::{Expect, expect};
+use ledger::event::MachineChange;
 use ledger::failure::Kind;
 use ledger::id::{SnapshotId, VmId};
 use ledger::request::{Contents, Definition, PowerTarget, Reply, Request, VmChanges};
@@ -329,4 +330,38 @@ fn an_interrupted_merge_is_finished_the_way_it_was_begun() {
     scene.run(&parse("w1:8 w2:8 w3:8 w4:8 w5:8 restart"), "finished");
     let state = scene.rig.state();
     assert!(state.layers.contains_key(&begun.parent.unwrap()) && !state.layers.contains_key(&begun.id));
+}
+
+/// The answer to an order does not come in time, or the order fails; what the guest does is heard sooner or later than that.
+#[test]
+fn what_news_tells_of_a_guest_stands_when_an_order_fails() {
+    use EffectFault::{Fails, FailsLate};
+    use MachineChange::{Gone, Running, Stopped};
+    let check = |script: &'static str, target, fault, news: Option<MachineChange>, expected| {
+        for heard_first in [true, false] {
+            let (mut scene, vm) = after(script);
+            scene.rig.faults = vec![Fault::Effect(scene.rig.effects, fault)];
+            assert_eq!(show(scene.rig.begin(Request::SetPower { vm, target })), "job");
+            news.filter(|_| heard_first).into_iter().for_each(|change| scene.rig.hear(vm, change));
+            scene.rig.finish();
+            news.filter(|_| !heard_first).into_iter().for_each(|change| scene.rig.hear(vm, change));
+            let context = format!("{script}, then {target:?}, {news:?}, first: {heard_first}");
+            assert_eq!(machine(&scene).power, expected, "{context}");
+            assert!(scene.rig.state().active_job(vm).is_none(), "{context}");
+        }
+    };
+    // It was obeyed after all.
+    check("on", PowerTarget::Paused, FailsLate, Some(Stopped), Power::Paused);
+    check("on pause", PowerTarget::Running, FailsLate, Some(Running), Power::Running);
+    check("on", PowerTarget::Off, FailsLate, Some(Gone), Power::Off);
+    // It was not, and the guest did something else.
+    check("on", PowerTarget::Reset, Fails, Some(Stopped), Power::Paused);
+    check("on", PowerTarget::Shutdown, Fails, Some(Stopped), Power::Paused);
+    check("on", PowerTarget::Off, Fails, Some(Stopped), Power::Paused);
+    check("on pause", PowerTarget::Off, Fails, Some(Running), Power::Running);
+    check("on pause", PowerTarget::Running, Fails, Some(Gone), Power::Off);
+    // Nothing is heard of it.
+    check("on", PowerTarget::Paused, Fails, None, Power::Running);
+    check("on pause", PowerTarget::Running, Fails, None, Power::Paused);
+    check("on pause", PowerTarget::Off, Fails, None, Power::Paused);
 }
