@@ -246,6 +246,9 @@ pub enum Stage {
         survivor: LayerId,
         /// Files to delete then.
         paths: Vec<std::path::PathBuf>,
+        /// Paused, or what was heard of the machine since; it becomes this if the order fails. Older records do not say.
+        #[serde(default = "stands_still")]
+        power: Power,
     },
     /// Writing down anew how to start the snapshots above a merge without the service.
     Describing {
@@ -316,4 +319,8 @@ pub enum Stage {
     },
     /// Nothing more to do.
     Finished,
+}
+
+fn stands_still() -> Power {
+    Power::Paused
 }

@@ -46,7 +46,7 @@ impl Turn<'_> {
         };
         let Some(job) = self.state.active_job(vm).map(|job| job.id) else { return };
         self.state.update_job(job, |job| {
-            if let Stage::Controlling { power, .. } = &mut job.stage {
+            if let Stage::Controlling { power, .. } | Stage::ResumingAfterMerge { power, .. } = &mut job.stage {
                 *power = found;
             }
         });

@@ -48,7 +48,9 @@ impl Turn<'_> {
             }
             (Stage::Measuring(plan), Outcome::Measured { bytes }) => self.measured(id, plan, bytes),
             (Stage::Merging(plan), Outcome::Merged { stopped }) => self.merge_done(id, vm, plan, *stopped),
-            (Stage::ResumingAfterMerge { survivor, paths }, Outcome::Done) => self.describe(id, vm, survivor, paths),
+            (Stage::ResumingAfterMerge { survivor, paths, .. }, Outcome::Done) => {
+                self.describe(id, vm, survivor, paths)
+            }
             (Stage::Describing { paths, .. }, Outcome::Done) => {
                 self.enter(id, Stage::Deleting { paths, end: JobState::Completed });
             }
@@ -119,8 +121,8 @@ impl Turn<'_> {
                 self.set_power(vm, Power::Off);
                 self.enter(id, Stage::Merging(plan));
             }
-            Stage::ResumingAfterMerge { paths, .. } => {
-                self.set_process_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { Power::Paused });
+            Stage::ResumingAfterMerge { paths, power, .. } => {
+                self.set_process_power(vm, if failure.kind == Kind::MachineGone { Power::Off } else { power });
                 self.enter(id, Stage::Deleting { paths, end });
             }
             // The texts are a convenience; that they name a file that is gone is no reason to keep the file.

@@ -64,14 +64,12 @@ impl Turn<'_> {
             }
             Stage::AwaitingShutdown if found == Observation::NoProcess => self.end(job.id, JobState::Completed),
             Stage::AwaitingShutdown => {}
-            // Should the order fail now, it is what was found that the machine goes back to.
             Stage::Controlling { target, power } => {
-                let power = match found {
-                    Observation::Running => Power::Running,
-                    Observation::Stopped => Power::Paused,
-                    Observation::NoProcess | Observation::Unusable => power,
-                };
-                self.enter(job.id, Stage::Controlling { target, power });
+                self.enter(job.id, Stage::Controlling { target, power: power_to_return_to(power, found) });
+            }
+            Stage::ResumingAfterMerge { survivor, paths, power } => {
+                let power = power_to_return_to(power, found);
+                self.enter(job.id, Stage::ResumingAfterMerge { survivor, paths, power });
             }
             stage => self.enter(job.id, stage),
         }
@@ -92,6 +90,15 @@ fn observed_power(recorded: Power, saved: bool, found: Observation, job: Option<
         (Observation::Stopped, _) => Power::Paused,
         (Observation::Running, _) => Power::Running,
         (Observation::Unusable, power) => power,
+    }
+}
+
+/// Should the order that is repeated fail, it is what was found that the machine goes back to.
+fn power_to_return_to(known: Power, found: Observation) -> Power {
+    match found {
+        Observation::Running => Power::Running,
+        Observation::Stopped => Power::Paused,
+        Observation::NoProcess | Observation::Unusable => known,
     }
 }
 

@@ -86,7 +86,7 @@ impl Turn<'_> {
             needless.filter(|layer| layer.origin == Origin::Created).map(|layer| layer.path).into_iter().collect();
         let running = self.state.vms.get(&vm).is_some_and(|vm| vm.power == Power::Running);
         if stopped && running {
-            self.enter(job, Stage::ResumingAfterMerge { survivor, paths });
+            self.enter(job, Stage::ResumingAfterMerge { survivor, paths, power: Power::Paused });
         } else {
             self.describe(job, vm, survivor, paths);
         }

@@ -286,6 +286,13 @@ fn failure_at_each_step_after_its_work_was_done() {
     every_effect(EffectFault::FailsLate);
 }
 
+/// What is on record then is what the machine does.
+#[test]
+fn an_order_that_is_obeyed_and_not_answered() {
+    every_effect(EffectFault::Unanswered { heard_first: true });
+    every_effect(EffectFault::Unanswered { heard_first: false });
+}
+
 /// Holds: SNAP-8.4-5
 #[test]
 fn cancel_at_each_step() {

@@ -36,6 +36,8 @@ pub enum EffectFault {
     Fails,
     /// It is done, but reported as failed.
     FailsLate,
+    /// The same, and what the guest does then is heard of before that or after it.
+    Unanswered { heard_first: bool },
     /// It is carried out twice.
     Twice,
     /// The daemon dies after it, before its outcome is heard.
@@ -233,6 +235,10 @@ impl Rig {
             EffectFault::MachinesDie { after, heard_first } => {
                 return self.perform_and_die(id, effect, after, heard_first);
             }
+            EffectFault::Unanswered { heard_first } => {
+                let outcome = self.fail_late(effect);
+                return self.tell(news_of(effect), Event::Outcome { effect: id, outcome }, heard_first);
+            }
             EffectFault::Fails => Err(self.fail_early(effect)),
             EffectFault::FailsLate => self.fail_late(effect),
             EffectFault::Cancelled => {
@@ -265,8 +271,13 @@ impl Rig {
         let early = if after { Vec::new() } else { self.kill_processes() };
         let outcome = self.world.perform(effect);
         let dead = [early, self.kill_processes()].concat();
-        let news: Vec<Event> = dead.into_iter().map(|vm| Event::Machine { vm, change: MachineChange::Gone }).collect();
-        let outcome = vec![Event::Outcome { effect: id, outcome }];
+        let news = dead.into_iter().map(|vm| (vm, MachineChange::Gone)).collect();
+        self.tell(news, Event::Outcome { effect: id, outcome }, heard_first);
+    }
+
+    fn tell(&mut self, news: Vec<(VmId, MachineChange)>, outcome: Event, heard_first: bool) {
+        let news: Vec<Event> = news.into_iter().map(|(vm, change)| Event::Machine { vm, change }).collect();
+        let outcome = vec![outcome];
         let events = if heard_first { [news, outcome].concat() } else { [outcome, news].concat() };
         for event in events {
             self.feed(event);
@@ -478,4 +489,16 @@ impl Rig {
         let process = self.world.processes.contains_key(&vm);
         assert!(unknown || power.has_process() == process, "{context}: {power:?}, process: {process}");
     }
+}
+
+/// What is heard of an order to a machine that was obeyed.
+fn news_of(effect: &Effect) -> Vec<(VmId, MachineChange)> {
+    let Effect::Control { vm, action } = effect else { return Vec::new() };
+    let change = match action {
+        Control::Pause => MachineChange::Stopped,
+        Control::Resume => MachineChange::Running,
+        Control::Quit => MachineChange::Gone,
+        Control::Reset | Control::PowerButton => return Vec::new(),
+    };
+    vec![(*vm, change)]
 }
