@@ -213,6 +213,8 @@ impl Attempt {
                     failure.failure.kind = Kind::MachineGone;
                 } else if self.was_running {
                     undo.push_back(Step::Release(*vm, true));
+                } else if is_top(order) && order.direction == MergeDirection::Down {
+                    stands_still(world, *vm);
                 }
             }
             _ => {}
@@ -576,6 +578,14 @@ fn order(world: &mut World, vm: VmId, control: Control) -> Result<(), Failure> {
         Control::Quit => {}
     }
     Ok(())
+}
+
+/// A merge failed before it had looked at the guest, which may stand still since an earlier attempt: the host looks then, and tells.
+fn stands_still(world: &mut World, vm: VmId) {
+    if let Some(emulator) = world.emulators.get_mut(&vm).filter(|emulator| !emulator.running) {
+        emulator.held = false;
+        world.news.push((vm, MachineChange::Stopped));
+    }
 }
 
 /// What is heard of an order's effect when its answer is not.

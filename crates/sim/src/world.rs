@@ -33,7 +33,7 @@ pub struct World {
     pub memories: BTreeMap<PathBuf, Moment>,
     /// Guests that were asked to shut down and have not yet.
     pub pressed: BTreeSet<VmId>,
-    /// What machines did when the answer to an order had been waited for too long.
+    /// What machines did when the answer to an order had been waited for too long, and in what state a failed merge left them.
     pub news: Vec<(VmId, MachineChange)>,
     /// Machines that could not be told to run on, or to end: nobody knows whether they did.
     pub doubtful: BTreeSet<VmId>,
