@@ -64,11 +64,17 @@ pub async fn work(attempt: &Attempt, work: ImageWork, draft: Option<PathBuf>) ->
     Ok(Outcome::Done)
 }
 
-/// Removes a name.
+/// Removes a name. One that is missing may have been removed by an attempt that ended before that was on stable storage.
 pub async fn remove(path: PathBuf) -> Ending {
-    blocking(move || match fs::remove_file(&path).and_then(|()| sync_directory_of(&path)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault::file("remove", &path, &error)),
-        _ => Ok(Outcome::Done),
+    blocking(move || {
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        match removed.and_then(|()| sync_directory_of(&path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault::file("remove", &path, &error)),
+            _ => Ok(Outcome::Done),
+        }
     })
     .await
 }
@@ -219,7 +225,8 @@ async fn make(attempt: &Attempt, work: &ImageWork, path: &Path, draft: &Path) ->
         _ => false,
     };
     if same(path, draft) {
-        return Ok(());
+        // The attempt that gave the name may have ended before that was on stable storage.
+        return synced(path).await;
     }
     let account = attempt.layout().common_account();
     let begin = draft.to_owned();

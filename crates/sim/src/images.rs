@@ -99,7 +99,8 @@ pub fn plan(work: &ImageWork, draft: Option<&Path>, world: &World) -> Vec<Step> 
 
 fn make(work: &ImageWork, path: &Path, draft: &Path, world: &World) -> Vec<Step> {
     if world.files.open(path).is_some_and(|inode| world.files.open(draft) == Some(inode)) {
-        return Vec::new();
+        // An earlier attempt may have ended before the name was on stable storage.
+        return vec![Step::Sync(path.to_owned()), Step::SyncNames(path.to_owned())];
     }
     let (parent, content) = match work {
         ImageWork::Create { parent, .. } => (parent.clone(), Content::new()),
