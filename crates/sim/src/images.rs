@@ -152,9 +152,11 @@ impl Images {
             ImageWork::Create { path, parent, .. } => (path, parent.as_deref().map(content).unwrap_or_default()),
             ImageWork::Convert { source, path, .. } => (path, content(source)),
             ImageWork::Merge { child, parent } => {
-                self.expected.insert(child.clone(), content(child));
+                // One that another merge has taken away since it was looked for has nothing to give, and the work fails.
+                let Ok(merged) = read(child, world) else { return };
+                self.expected.insert(child.clone(), merged.clone());
                 self.merging.insert(parent.clone(), child.clone());
-                (parent, content(child))
+                (parent, merged)
             }
             ImageWork::Resize { .. } | ImageWork::Validate { .. } => return,
         };
