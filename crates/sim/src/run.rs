@@ -374,12 +374,15 @@ impl Run {
         }
     }
 
+    /// Whether a guest runs is known again when an order that is about that goes well; a reset leaves it as it is.
     fn doubt(&mut self, effect: &Effect, well: bool) {
+        let settles = |action: &Control| matches!(action, Control::Pause | Control::Resume | Control::Quit);
         match effect {
             Effect::AbortCapture { vm, resume: true, .. } | Effect::Control { vm, action: Control::Quit } if !well => {
                 self.world.doubtful.insert(*vm)
             }
-            Effect::AbortCapture { vm, .. } | Effect::Control { vm, .. } => self.world.doubtful.remove(vm),
+            Effect::AbortCapture { vm, .. } if well => self.world.doubtful.remove(vm),
+            Effect::Control { vm, action } if well && settles(action) => self.world.doubtful.remove(vm),
             _ => false,
         };
     }
