@@ -376,16 +376,21 @@ fn a_live_top_that_nobody_knows_is_found_by_what_it_lies_on() {
     let machine = &plan.recovered.state.vms[&vm()];
     assert_eq!(machine.settings.layers()[0].1.to_string(), OVERLAY);
     assert!(place.notes(&plan).contains("it is the machine's live disk now"), "{}", place.notes(&plan));
-    // The job had perhaps not come to bring it to stable storage. A store that rests on it must not be there before that is done.
-    assert_eq!(plan.recovered.adopted, [place.layer(OVERLAY)]);
+    // The job had perhaps not come to bring it to stable storage, nor what it lies on. A store that rests on them must not be there
+    // before that is done.
+    assert_eq!(plan.recovered.unsettled, [place.layer(OVERLAY), place.layer(TOP)]);
     let put_in_place = || {
         let lock = DataLock::take(&place.layout).unwrap();
         check::put_in_place(&place.layout, &lock, &place.layout.set_aside(), &plan)
     };
     fs::remove_file(place.layer(OVERLAY)).unwrap();
+    std::os::unix::fs::symlink(place.layer(OVERLAY), place.layer(OVERLAY)).unwrap();
     let error = put_in_place().unwrap_err().to_string();
     assert!(error.contains(OVERLAY) && !place.layout.database().exists(), "{error}");
+    fs::remove_file(place.layer(OVERLAY)).unwrap();
     place.image(&place.layer(OVERLAY), Some(&place.layer(TOP)));
+    // A file that is missing is the trouble of one machine, and the others are to be back.
+    fs::remove_file(place.layer(TOP)).unwrap();
     put_in_place().unwrap();
     assert!(place.layout.database().exists());
 }

@@ -64,9 +64,10 @@ pub struct Recovered {
     pub state: State,
     /// What was decided, for people, in order.
     pub notes: Vec<Note>,
-    /// Files that are live disks from now on because they were found, not because a record says so. Whoever made them may not have
-    /// come to bring them to stable storage: that is to be done, with their names, before `state` counts.
-    pub adopted: Vec<PathBuf>,
+    /// Files that are live disks from now on because they were found, not because a record says so, and what they lie on. Whoever made
+    /// the former may not have come to bring them to stable storage; the latter, on which snapshots may rest from now on, were live until
+    /// a machine lost its process. All that is to be done, with the files' names, before `state` counts.
+    pub unsettled: Vec<PathBuf>,
 }
 
 /// One decision.
@@ -306,7 +307,8 @@ impl Recovered {
                 merging: None,
             });
             machine.settings.set_layer(slot, file.layer);
-            self.adopted.push(file.path.clone());
+            self.unsettled.push(file.path.clone());
+            self.unsettled.extend(self.state.layers.get(&parent).map(|below| below.path.clone()));
             let text =
                 format!("{} was made by an unfinished job; it is the machine's live disk now", file.path.display());
             self.note(machine.id, false, text);

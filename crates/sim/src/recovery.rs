@@ -28,7 +28,7 @@ impl Run {
         for text in state.check() {
             self.world.break_promise(format!("what was recovered contradicts itself: {text}"));
         }
-        for path in &recovered.adopted {
+        for path in &recovered.unsettled {
             self.world.files.open(path).into_iter().for_each(|file| self.world.files.sync(file));
             self.world.files.sync_directory(path.parent().unwrap_or(path));
         }

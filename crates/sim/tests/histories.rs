@@ -64,9 +64,10 @@ fn check_strike(seed: u64, strike: Strike) -> Findings {
 /// What these found is in the history of the ledger and of the host under `sim`.
 #[test]
 fn seeds_that_found_something() {
-    for seed in
-        [280, 502, 974, 1003, 1036, 1204, 1533, 1635, 1704, 3779, 105721, 200110, 300389, 311973, 312375, 321914, 322989]
-    {
+    for seed in [
+        280, 502, 974, 1003, 1036, 1204, 1533, 1635, 1704, 3779, 105721, 200110, 300389, 311973, 312375, 321914,
+        322989, 361768,
+    ] {
         check(seed, trouble());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -83,14 +84,19 @@ pub fn plan(layout: &Layout, wanted: BTreeSet<VmId>) -> Result<Plan, String> {
     }
 }
 
-/// Makes the new store; the old one is moved into `aside`. Before that, files that it takes for live disks are brought to stable storage.
+/// Makes the new store; the old one is moved into `aside`. Before that, files that it takes for live disks are brought to stable storage,
+/// and those that they lie on. One that is missing cannot be lost: it is for the machine's owner to find, and no obstacle to all others.
 ///
 /// # Errors
 /// When a file cannot be synchronised, written or moved.
 pub fn put_in_place(layout: &Layout, lock: &DataLock, aside: &Path, plan: &Plan) -> Result<(), StoreError> {
-    for path in &plan.recovered.adopted {
-        sync_file(path)
-            .map_err(|error| StoreError::Failed(format!("'{}' cannot be synchronised: {error}", path.display())))?;
+    for path in &plan.recovered.unsettled {
+        match sync_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::Failed(format!("'{}' cannot be synchronised: {error}", path.display())));
+            }
+            _ => {}
+        }
     }
     SqliteStore::replace(layout, lock, aside, &plan.recovered.state)
 }
