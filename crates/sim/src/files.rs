@@ -220,16 +220,27 @@ impl Files {
                 Naming::Unlink(path) if path.starts_with(directory) => Some(path),
                 _ => None,
             };
-            if let Some(removed) = removed {
-                // That it was made does not matter any more.
-                self.pending.retain(|earlier| !matches!(earlier, Naming::Link(path, _) if path == removed));
-            }
+            removed.into_iter().for_each(|path| self.forget(path));
             if naming.directory() == Some(directory) || removed.is_some() {
                 naming.apply(&mut self.durable_names);
             } else {
                 self.pending.push(naming);
             }
         }
+    }
+
+    /// A name is gone for good: how it came about, perhaps from another one, does not matter any more.
+    fn forget(&mut self, removed: &Path) {
+        let mut name = removed.to_owned();
+        let leads_to = |naming: &Naming, name: &Path| match naming {
+            Naming::Link(to, _) | Naming::Rename(_, to) => to == name,
+            Naming::Unlink(_) => false,
+        };
+        while let Some(at) = self.pending.iter().rposition(|naming| leads_to(naming, &name)) {
+            let Naming::Rename(from, _) = self.pending.remove(at) else { break };
+            name = from;
+        }
+        self.durable_names.remove(&name);
     }
 
     /// Time has passed: all names are on stable storage.
@@ -357,6 +368,23 @@ mod tests {
             named += usize::from(files.open(Path::new("/d/b")).is_some());
         }
         assert!(lost > 0 && kept > 0 && torn > 0 && (1..64).contains(&named), "{lost} {kept} {torn} {named}");
+    }
+
+    #[test]
+    fn what_was_in_a_removed_directory_does_not_come_back() {
+        let (draft, path) = (Path::new("/d/vm/draft"), Path::new("/d/vm/file"));
+        for (seed, early) in (0..64).flat_map(|seed| [(seed, false), (seed, true)]) {
+            let mut files = Files::default();
+            files.create(draft);
+            if early {
+                files.sync_directory(Path::new("/d/vm"));
+            }
+            files.rename(draft, path);
+            files.remove(path);
+            files.sync_directory(Path::new("/d"));
+            files.power_cut(&mut Random::new(seed));
+            assert_eq!(files.below(Path::new("/d")), Vec::<PathBuf>::new());
+        }
     }
 
     /// A merge that is taken up again writes the same once more, perhaps under snapshots that name the lower file already.
