@@ -217,6 +217,10 @@ impl Attempt {
                     stands_still(world, *vm);
                 }
             }
+            Effect::Control { vm, action: Control::Resume } | Effect::AbortCapture { vm, .. } => {
+                // Nobody holds it any more: it stands still from now on as one that its user has paused, or runs.
+                world.emulators.get_mut(vm).into_iter().for_each(|emulator| emulator.held = false);
+            }
             _ => {}
         }
         self.failure = Some(failure);

@@ -66,7 +66,7 @@ fn check_strike(seed: u64, strike: Strike) -> Findings {
 fn seeds_that_found_something() {
     for seed in [
         280, 502, 974, 1003, 1036, 1204, 1533, 1635, 1704, 3779, 105721, 200110, 300389, 311973, 312375, 321914,
-        322989, 361768, 382139, 408155,
+        322989, 361768, 382139, 408155, 440298,
     ] {
         check(seed, trouble());
     }
