@@ -184,7 +184,7 @@ pub struct PlannedSnapshot {
     pub memory: Option<MemoryId>,
     /// The snapshot shares the memory that the machine is saved with.
     pub keep_saved: bool,
-    /// State of the machine when it was asked for; the guest goes back to it.
+    /// State of the machine when it was asked for, then when its moment is due; the guest goes back to it.
     pub power: Power,
 }
 

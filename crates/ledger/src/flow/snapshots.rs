@@ -48,7 +48,10 @@ impl Turn<'_> {
     /// Overlays are ready. A machine without a process needs no more: its moment is now.
     pub(super) fn snapshot_prepared(&mut self, job: JobId, vm: VmId, plan: PlannedSnapshot) {
         if plan.power.has_process() {
-            self.enter(job, Stage::Capturing(plan));
+            // The guest may have been stopped since it was asked for, or been found to run: it goes back to what it does now.
+            let now = self.state.vms.get(&vm).map(|vm| vm.power);
+            let power = now.filter(|now| matches!(now, Power::Running | Power::Paused)).unwrap_or(plan.power);
+            self.enter(job, Stage::Capturing(PlannedSnapshot { power, ..plan }));
         } else {
             self.record_snapshot(job, vm, &plan, self.now, None);
         }

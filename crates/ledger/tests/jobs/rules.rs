@@ -365,3 +365,21 @@ fn what_news_tells_of_a_guest_stands_when_an_order_fails() {
     check("on pause", PowerTarget::Running, Fails, None, Power::Paused);
     check("on pause", PowerTarget::Off, Fails, None, Power::Paused);
 }
+
+/// While overlays are made for a snapshot, the emulator stops the guest, or it turns out to run.
+#[test]
+fn a_guest_goes_back_to_what_it_did_when_the_moment_was_taken() {
+    use MachineChange::{Running, Stopped};
+    let check = |script: &'static str, change: MachineChange, expected: Power| {
+        let (mut scene, vm) = after(script);
+        assert_eq!(show(scene.rig.begin(create(vm, "X", Contents::Full))), "job");
+        scene.rig.world.processes.get_mut(&vm).unwrap().running = change == Running;
+        scene.rig.hear(vm, change);
+        scene.rig.finish();
+        assert_eq!(machine(&scene).power, expected, "{script}, then {change:?}");
+        assert!(scene.snapshot("X").is_some());
+        scene.rig.check(vm, script);
+    };
+    check("on", Stopped, Power::Paused);
+    check("on pause", Running, Power::Running);
+}
