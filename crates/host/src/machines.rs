@@ -30,7 +30,7 @@ use crate::cgroup;
 use crate::keyboard::Pressed;
 use crate::layout::Layout;
 use crate::process::{Gone, Process};
-use crate::qmp_socket::{Monitor, MonitorError};
+use crate::qmp_socket::{Monitor, MonitorError, Notice};
 
 /// How long a running emulator may take to greet us. Its main loop may be busy with a flush.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
@@ -177,7 +177,9 @@ impl Machines {
     pub fn put(&self, running: Running) -> Arc<Running> {
         let running = Arc::new(running);
         self.live().insert(running.vm, Arc::clone(&running));
-        tokio::spawn(watch(Arc::clone(&self.0), Arc::clone(&running)));
+        // From now on, and not from when its task first runs: what QEMU tells until then would be lost.
+        let notices = running.monitor.subscribe();
+        tokio::spawn(watch(Arc::clone(&self.0), Arc::clone(&running), notices));
         running
     }
 
@@ -238,8 +240,7 @@ fn read_state(status: &str) -> GuestState {
 }
 
 /// Reports what the machine does on its own until its process ends or we lose its monitor.
-async fn watch(inner: Arc<Inner>, running: Arc<Running>) {
-    let mut notices = running.monitor.subscribe();
+async fn watch(inner: Arc<Inner>, running: Arc<Running>, mut notices: mpsc::UnboundedReceiver<Notice>) {
     let vm = running.vm;
     let groups = cgroup::directories_of(running.process.pid());
     while let Some(notice) = notices.recv().await {
