@@ -239,15 +239,25 @@ fn read_state(status: &str) -> GuestState {
     }
 }
 
+/// What an event of this name tells of the guest.
+pub fn change_told(event: &str) -> Option<MachineChange> {
+    match event {
+        "STOP" => Some(MachineChange::Stopped),
+        "RESUME" => Some(MachineChange::Running),
+        _ => None,
+    }
+}
+
 /// Reports what the machine does on its own until its process ends or we lose its monitor.
 async fn watch(inner: Arc<Inner>, running: Arc<Running>, mut notices: mpsc::UnboundedReceiver<Notice>) {
     let vm = running.vm;
     let groups = cgroup::directories_of(running.process.pid());
     while let Some(notice) = notices.recv().await {
-        match notice.event.name.as_str() {
-            "STOP" if !notice.ours => inner.tell(vm, MachineChange::Stopped),
-            "RESUME" if !notice.ours => inner.tell(vm, MachineChange::Running),
-            "SHUTDOWN" => tracing::info!(%vm, reason = ?notice.event.text("reason"), "the machine shuts down"),
+        match change_told(&notice.event.name) {
+            Some(change) if !notice.ours => inner.tell(vm, change),
+            None if notice.event.name == "SHUTDOWN" => {
+                tracing::info!(%vm, reason = ?notice.event.text("reason"), "the machine shuts down");
+            }
             _ => {}
         }
     }

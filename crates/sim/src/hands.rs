@@ -135,7 +135,9 @@ impl Attempt {
         let result = match fails.filter(|_| !undoing) {
             // Done, but nobody has heard of it: what the guest does then is news.
             Some(Kind::Timeout) => self.perform(&step, world).and_then(|()| {
-                world.news.extend(late_news(&step));
+                if let Step::Control(vm, control) = step {
+                    world.news.extend(late_news(vm, control));
+                }
                 Err(Failure::new(Kind::Timeout, format!("{step:?} was not heard of in time")))
             }),
             Some(kind) => Err(Failure::new(kind, format!("{step:?} was made to fail"))),
@@ -147,6 +149,16 @@ impl Attempt {
             self.give_up(failure, world);
         }
         None
+    }
+
+    /// All of it is to be done once more, and how it ended is not told: what the machine did then is news all the same.
+    pub fn again(&self, well: bool, world: &mut World) -> Self {
+        if let Effect::Control { vm, action } = self.effect
+            && well
+        {
+            world.news.extend(late_news(vm, action));
+        }
+        Self::new(self.id, self.effect.clone(), world)
     }
 
     /// What the emulator does of this on its own when the daemon has died: a block job runs on.
@@ -593,15 +605,14 @@ fn stands_still(world: &mut World, vm: VmId) {
 }
 
 /// What is heard of an order's effect when its answer is not.
-fn late_news(step: &Step) -> Option<(VmId, MachineChange)> {
-    let Step::Control(vm, control) = step else { return None };
+fn late_news(vm: VmId, control: Control) -> Option<(VmId, MachineChange)> {
     let change = match control {
         Control::Pause => MachineChange::Stopped,
         Control::Resume => MachineChange::Running,
         Control::Quit => MachineChange::Gone,
         Control::Reset | Control::PowerButton => return None,
     };
-    Some((*vm, change))
+    Some((vm, change))
 }
 
 fn inspect(world: &World, path: &Path) -> Result<Outcome, EffectFailure> {

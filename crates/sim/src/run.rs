@@ -360,11 +360,11 @@ impl Run {
         let Some(id) = self.random.pick(&ids).copied() else { return };
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if let Some(outcome) = attempt.advance(&mut self.world, fails) {
-            let effect = attempt.effect.clone();
             if self.again.remove(&id) {
-                self.attempts.insert(id, Attempt::new(id, effect, &self.world));
+                *attempt = attempt.again(outcome.is_ok(), &mut self.world);
                 return;
             }
+            let effect = attempt.effect.clone();
             self.attempts.remove(&id);
             self.doubt(&effect, outcome.is_ok());
             self.note(format!("end {id:?} {outcome:?}"));
@@ -468,6 +468,7 @@ impl Run {
         self.attempts.clear();
         self.again.clear();
         self.late.clear();
+        self.world.news.clear();
         self.clients.iter_mut().for_each(Client::hang_up);
     }
 
