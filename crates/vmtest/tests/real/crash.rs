@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use vmtest::records;
 use vmtest::service::{BOOT, wait_for};
 
 use super::Rig;
@@ -122,11 +123,23 @@ fn a_cancelled_snapshot_leaves_nothing_behind() {
     rig.start_chain();
     rig.agent.request("fill 500 5").unwrap();
     rig.mark("live");
+    // Standing still QEMU cannot be done before the cancel is told.
+    let pid = rig.service.qemu_pid(&rig.guid()).unwrap().expect("the guest runs").to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    signal("-STOP");
     rig.ok("snapshot create g x --no-wait");
     let running = rig.service.json(&["job", "list"]).unwrap();
     let unfinished =
         running.as_array().unwrap().iter().find(|job| job["state"] == "running").expect("it takes a while").clone();
-    rig.ok(&format!("job cancel {}", unfinished["id"].as_str().unwrap()));
+    let cancel = rig.service.client(&["job", "cancel", unfinished["id"].as_str().unwrap()]).spawn().unwrap();
+    wait_for("the cancel to be heard", PATIENCE, || {
+        // While the daemon writes, what is read may be torn.
+        let state = records::read(&rig.service.data()).ok();
+        Ok(state.filter(|state| state.jobs.values().any(|job| job.cancel.is_some())).map(drop))
+    })
+    .unwrap();
+    signal("-CONT");
+    assert!(cancel.wait_with_output().unwrap().status.success());
     settle(&rig);
     rig.chain_moves();
     rig.expect_mark("live");
