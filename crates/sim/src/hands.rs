@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use ledger::effect::{Control, Effect, EffectId, MachineSpec, MergeDirection, MergeOrder, Overlay};
+use ledger::effect::{Control, Effect, EffectId, Image, MachineSpec, MergeDirection, MergeOrder, Overlay};
 use ledger::event::{CaptureReport, EffectFailure, InspectedImage, MachineChange, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
@@ -47,6 +47,8 @@ pub enum Step {
     Remove(PathBuf),
     /// The machine must have a process.
     Require(VmId),
+    /// The process must have what lies above the layers that are to be merged.
+    Find(VmId, Box<MergeOrder>),
     /// Write the guest's memory to a file while it may run.
     Pass(VmId, PathBuf),
     /// The guest stands still.
@@ -340,6 +342,7 @@ impl Attempt {
                 emulator.memory = memory;
                 emulator.begun = true;
             }
+            Step::Find(vm, order) => find(world, *vm, order)?,
             Step::Kill(vm) => {
                 world.emulators.remove(vm);
             }
@@ -493,7 +496,10 @@ fn seal(path: &Path) -> [Step; 3] {
 fn merge(vm: VmId, order: &MergeOrder, live: bool, world: &World) -> Vec<Step> {
     let boxed = || Box::new(order.clone());
     let (upper, lower) = (&order.upper.path, &order.lower.path);
-    let mut steps: Vec<Step> = live.then_some(Step::Require(vm)).into_iter().collect();
+    let mut steps: Vec<Step> = Vec::new();
+    if live {
+        steps.extend([Step::Require(vm), Step::Find(vm, boxed())]);
+    }
     let behind = order.below.first().map(|image| image.path.clone());
     let leaving = if order.direction == MergeDirection::Down { upper } else { lower };
     let stack = order.slot.and_then(|slot| world.emulators.get(&vm)?.stacks.get(&slot));
@@ -552,6 +558,14 @@ fn copy(world: &mut World, from: &Path, to: &Path, block: u8, over: bool) -> Res
         world.files.write_for_merge(target, Write::Block(block, value));
     }
     Ok(())
+}
+
+/// A process whose live top is another one than the record says refuses to begin.
+fn find(world: &World, vm: VmId, order: &MergeOrder) -> Result<(), Failure> {
+    let stack = order.slot.and_then(|slot| world.emulators.get(&vm)?.stacks.get(&slot));
+    let known = |image: &Image| stack.is_none_or(|stack| stack.paths.contains(&image.path));
+    let unknown = order.above.iter().find(|image| !known(image));
+    unknown.map_or(Ok(()), |image| Err(Failure::new(Kind::Failed, format!("{} is not open", image.path.display()))))
 }
 
 fn pivot(world: &mut World, vm: VmId, order: &MergeOrder, stays: &Path, goes: &PathBuf) -> Result<(), Failure> {

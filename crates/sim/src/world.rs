@@ -90,6 +90,12 @@ impl World {
         let opened: Option<Vec<_>> = overlays.iter().map(open).collect();
         let opened = opened.ok_or("an overlay is missing")?;
         let Some(emulator) = self.emulators.get_mut(&vm) else { return Err("the process is gone".to_owned()) };
+        let lies_on_top = |overlay: &Overlay| {
+            emulator.stacks.get(&overlay.slot).is_none_or(|stack| stack.paths.first() == Some(&overlay.parent.path))
+        };
+        if !overlays.iter().all(lies_on_top) {
+            return Err("the process does not write to what is to be frozen".to_owned());
+        }
         let moment = Moment { disks: emulator.disks(&self.files), memory: Some(emulator.memory.clone()) };
         for (overlay, inode) in opened {
             if let Some(stack) = emulator.stacks.get_mut(&overlay.slot) {
