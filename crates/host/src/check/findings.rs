@@ -441,16 +441,20 @@ impl Findings<'_> {
 /// Snapshots that read through a layer, and the machine if its live disk does.
 fn who_needs_layer(state: &State, machine: &Vm, layer: LayerId) -> Vec<String> {
     let reads = |top: LayerId| state.chain(top).iter().any(|link| link.id == layer);
-    let through = |snapshot: &&std::sync::Arc<Snapshot>| snapshot.settings.layers().iter().any(|(_, top)| reads(*top));
-    let snapshots =
-        state.snapshots_of(machine.id).filter(through).map(|snapshot| format!("snapshot '{}'", snapshot.name));
+    let through = |snapshot: &Snapshot| snapshot.settings.layers().iter().any(|(_, top)| reads(*top));
     let live = machine.settings.layers().iter().any(|(_, top)| reads(*top));
-    snapshots.chain(live.then(|| format!("the present state of '{}'", machine.name))).collect()
+    let live = live.then(|| format!("the present state of '{}'", machine.name));
+    snapshots(state, machine, through).into_iter().chain(live).collect()
 }
 
 fn who_needs_memory(state: &State, machine: &Vm, memory: MemoryId) -> Vec<String> {
-    let has = |snapshot: &&std::sync::Arc<Snapshot>| snapshot.memory == Some(memory);
-    let snapshots = state.snapshots_of(machine.id).filter(has).map(|snapshot| format!("snapshot '{}'", snapshot.name));
-    let saved = machine.saved == Some(memory);
-    snapshots.chain(saved.then(|| format!("the saved state of '{}'", machine.name))).collect()
+    let saved = (machine.saved == Some(memory)).then(|| format!("the saved state of '{}'", machine.name));
+    snapshots(state, machine, |snapshot| snapshot.memory == Some(memory)).into_iter().chain(saved).collect()
+}
+
+/// Those of a machine's snapshots, the oldest first, in words.
+fn snapshots(state: &State, machine: &Vm, which: impl Fn(&Snapshot) -> bool) -> Vec<String> {
+    let mut found: Vec<_> = state.snapshots_of(machine.id).filter(|snapshot| which(snapshot)).collect();
+    found.sort_by_key(|snapshot| snapshot.created);
+    found.into_iter().map(|snapshot| format!("snapshot '{}'", snapshot.name)).collect()
 }
