@@ -137,11 +137,17 @@ impl Images {
         }
     }
 
-    /// The power failed: work that is begun anew reads its source as that is now, which may have lost what a failed merge had put there.
+    /// The power failed: work that is begun anew reads its source as that is now, which may have lost what a failed merge had put there, or
+    /// what a guest whose emulator died had not flushed before the image was its no more.
     pub fn power_cut(&mut self, state: &State, world: &World) {
         for job in state.jobs.values().filter(|job| !job.state.is_final()) {
-            if let Stage::WorkingOnImage(work @ ImageWork::Convert { .. }) = &job.stage {
+            if let Stage::WorkingOnImage(work @ (ImageWork::Convert { .. } | ImageWork::Merge { .. })) = &job.stage {
                 self.begin(job.id, work, world);
+            }
+        }
+        for child in self.merging.values() {
+            if let (Some(expected), Ok(content)) = (self.expected.get_mut(child), read(child, world)) {
+                *expected = content;
             }
         }
     }
