@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ledger::effect::Control;
-use ledger::event::{Event, MachineChange, Outcome};
+use ledger::event::{MachineChange, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use qemu::qmp::Command;
@@ -34,10 +34,7 @@ pub async fn control(attempt: &Attempt, vm: VmId, action: Control) -> Ending {
     let unreachable = |error| Failure { kind: Kind::Timeout, ..fault::monitor("reach the machine", &error) };
     let running = found.map_err(unreachable)?;
     let running = running.ok_or_else(|| fault::no_process(vm))?;
-    carry_out(&running.monitor, action, |change| {
-        let _ = attempt.bench.events.send(Event::Machine { vm, change });
-    })
-    .await?;
+    carry_out(&running.monitor, action, |change| attempt.tell(vm, change)).await?;
     Ok(Outcome::Done)
 }
 

@@ -47,11 +47,12 @@ pub async fn prepare_vm(attempt: &Attempt, vm: VmId, nvram: Option<Image>) -> En
     .await
 }
 
-/// Makes overlay files anew. What lies below them is on stable storage afterwards, and for an apply known to be undamaged before.
+/// Makes overlay files anew, on `ground` that is on stable storage before; for an apply what they rest on is known to be undamaged before.
 pub async fn create_overlays(
     attempt: &Attempt,
     vm: VmId,
     overlays: Vec<Overlay>,
+    ground: Vec<PathBuf>,
     foundation: Option<Foundation>,
 ) -> Ending {
     let layout = attempt.layout().clone();
@@ -69,10 +70,9 @@ pub async fn create_overlays(
         layout.create_vm(vm)?;
         require_space(&layout.vm(vm), 0, "a new layer")?;
         let account = layout.account_of(vm);
-        for overlay in &overlays {
-            sync_file(&overlay.parent.path).map_err(|error| fault::file("sync", &overlay.parent.path, &error))?;
-            create_overlay(account, overlay)?;
-        }
+        let sync = |path: &PathBuf| sync_file(path).map_err(|error| fault::file("sync", path, &error));
+        ground.iter().try_for_each(sync)?;
+        overlays.iter().try_for_each(|overlay| create_overlay(account, overlay))?;
         Ok(Outcome::Done)
     })
     .await

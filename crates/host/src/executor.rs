@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ledger::effect::{Effect, EffectId};
-use ledger::event::{EffectFailure, Event, Observation, Outcome};
+use ledger::event::{EffectFailure, Event, MachineChange, Observation, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use tokio::sync::{mpsc, watch};
@@ -157,8 +157,8 @@ impl Attempt {
         match effect {
             Effect::PrepareVm { vm, nvram } => disk::prepare_vm(&self, vm, nvram).await,
             Effect::InspectImage { path, format } => inspect::inspect(&self, path, format).await,
-            Effect::CreateOverlays { vm, overlays, foundation } => {
-                disk::create_overlays(&self, vm, overlays, foundation).await
+            Effect::CreateOverlays { vm, overlays, ground, foundation } => {
+                disk::create_overlays(&self, vm, overlays, ground, foundation).await
             }
             Effect::Capture { spec, overlays, memory, resume } => {
                 moment::capture(&self, spec, overlays, memory, resume).await
@@ -181,6 +181,11 @@ impl Attempt {
     pub(crate) fn progress(&self, done: u64, total: u64, activity: &str) {
         let activity = activity.to_owned();
         let _ = self.bench.events.send(Event::Progress { effect: self.id, done, total, activity });
+    }
+
+    /// Passes on news of a machine.
+    pub(crate) fn tell(&self, vm: VmId, change: MachineChange) {
+        let _ = self.bench.events.send(Event::Machine { vm, change });
     }
 
     pub(crate) fn layout(&self) -> &Layout {

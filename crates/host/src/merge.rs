@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use ledger::effect::{Image, MergeDirection, MergeOrder};
-use ledger::event::{Event, MachineChange, Outcome};
+use ledger::event::{MachineChange, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use qemu::graph::{self, Graph, Layer};
@@ -60,7 +60,7 @@ async fn settle(attempt: &Attempt, vm: VmId, order: &MergeOrder, failure: Failur
     }
     let job = procedure(order, Where::Machine, attempt).job();
     if !has_job(&running.monitor, &job).await && writes_to(&running.monitor, &spec::layer(&order.upper)).await {
-        let _ = attempt.bench.events.send(Event::Machine { vm, change: MachineChange::Stopped });
+        attempt.tell(vm, MachineChange::Stopped);
         return failure;
     }
     running.end(QUIT_PATIENCE).await;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ledger::effect::{MachineSpec, MemoryTarget, MomentSpec, Overlay};
-use ledger::event::{CaptureReport, EffectFailure, Event, MachineChange, Outcome};
+use ledger::event::{CaptureReport, EffectFailure, MachineChange, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::id::VmId;
 use ledger::state::Timestamp;
@@ -301,13 +301,13 @@ async fn run_on(attempt: &Attempt, running: &Running) {
             Ok(()) => MachineChange::Running,
             Err(_) => MachineChange::Stopped,
         };
-        let _ = attempt.bench.events.send(Event::Machine { vm: running.vm, change });
+        attempt.tell(running.vm, change);
     }
 }
 
 /// The guest may have been stopped by the emulator in the middle, for a full disk say, when its events counted as ours.
 async fn tell_if_stopped(attempt: &Attempt, running: &Running) {
     if let Ok(GuestState::Stopped) = running.guest_state().await {
-        let _ = attempt.bench.events.send(Event::Machine { vm: running.vm, change: MachineChange::Stopped });
+        attempt.tell(running.vm, MachineChange::Stopped);
     }
 }

@@ -117,12 +117,18 @@ impl World {
         assert_eq!(self.run(control(Control::Resume)).await, Ok(Outcome::Done));
     }
 
+    /// Makes overlay files.
+    async fn make(&mut self, overlays: &[Overlay]) {
+        let overlays = overlays.to_vec();
+        let create = Effect::CreateOverlays { vm: VM, overlays, ground: Vec::new(), foundation: None };
+        assert_eq!(self.run(create).await, Ok(Outcome::Done));
+    }
+
     /// Takes a moment with memory; the machine then has one layer more.
     async fn capture(&mut self, spec: &mut MachineSpec, number: u128) -> MemorySource {
         let parent = spec.chains[0].images[0].clone();
         let overlays = vec![Overlay { slot: DISK, image: self.image(number, Format::Qcow2), parent }];
-        let create = Effect::CreateOverlays { vm: VM, overlays: overlays.clone(), foundation: None };
-        assert_eq!(self.run(create).await, Ok(Outcome::Done));
+        self.make(&overlays).await;
         let path = self.layout.vm(VM).join("memory").join(number.to_string());
         let memory = Some(MemoryTarget { path: path.clone() });
         let top = overlays[0].image.clone();
@@ -254,10 +260,7 @@ async fn a_machine_is_captured_saved_restored_and_ended() {
     spec.chains[0].images.drain(..2);
     let image = world.image(12, Format::Qcow2);
     let overlay = Overlay { slot: DISK, image: image.clone(), parent: spec.chains[0].images[0].clone() };
-    assert_eq!(
-        world.run(Effect::CreateOverlays { vm: VM, overlays: vec![overlay], foundation: None }).await,
-        Ok(Outcome::Done)
-    );
+    world.make(&[overlay]).await;
     spec.chains[0].images.insert(0, image);
     world.start(&spec, Some(&first)).await;
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
@@ -293,7 +296,7 @@ async fn layers_are_merged_live_and_at_rest() {
         let parent = spec.chains[0].images[0].clone();
         let image = world.image(number, Format::Qcow2);
         let overlays = vec![Overlay { slot: DISK, image: image.clone(), parent }];
-        assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays, foundation: None }).await, Ok(Outcome::Done));
+        world.make(&overlays).await;
         let number = u8::try_from(number).unwrap();
         fill(&image.path, number, u64::from(number));
         spec.chains[0].images.insert(0, image);
@@ -414,10 +417,7 @@ async fn uefi_variables_are_part_of_the_moment() {
     let image = Image { size: nvram.size, ..world.image(52, Format::Qcow2) };
     let variables = Overlay { slot: Slot::Nvram, image, parent: nvram };
     let overlays = vec![disk, variables];
-    assert_eq!(
-        world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone(), foundation: None }).await,
-        Ok(Outcome::Done)
-    );
+    world.make(&overlays).await;
     let path = world.layout.vm(VM).join("memory/uefi");
     let memory = Some(MemoryTarget { path: path.clone() });
     let capture = Effect::Capture { spec: spec.clone(), overlays: overlays.clone(), memory, resume: true };
@@ -426,10 +426,7 @@ async fn uefi_variables_are_part_of_the_moment() {
     println!("  {report:?}");
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
     // Back to it: the same overlays made anew lie on what the moment froze.
-    assert_eq!(
-        world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone(), foundation: None }).await,
-        Ok(Outcome::Done)
-    );
+    world.make(&overlays).await;
     for (chain, overlay) in spec.chains.iter_mut().zip(overlays) {
         chain.images.insert(0, overlay.image);
     }
@@ -484,10 +481,7 @@ async fn a_cancelled_capture_leaves_a_running_machine() {
     world.start(&spec, None).await;
     let parent = spec.chains[0].images[0].clone();
     let overlays = vec![Overlay { slot: DISK, image: world.image(10, Format::Qcow2), parent }];
-    assert_eq!(
-        world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone(), foundation: None }).await,
-        Ok(Outcome::Done)
-    );
+    world.make(&overlays).await;
     let path = world.layout.vm(VM).join("memory/cancelled");
     let memory = Some(MemoryTarget { path: path.clone() });
     let capture = Effect::Capture { spec: spec.clone(), overlays, memory, resume: true };
@@ -540,10 +534,7 @@ fn a_capture_cut_off_is_ended_by_the_next_daemon() {
         world.start(&spec, None).await;
         let parent = spec.chains[0].images[0].clone();
         let overlays = vec![Overlay { slot: DISK, image: world.image(10, Format::Qcow2), parent }];
-        assert_eq!(
-            world.run(Effect::CreateOverlays { vm: VM, overlays: overlays.clone(), foundation: None }).await,
-            Ok(Outcome::Done)
-        );
+        world.make(&overlays).await;
         let memory = Some(MemoryTarget { path: world.layout.vm(VM).join("memory/cut") });
         let capture = Effect::Capture { spec: spec.clone(), overlays: overlays.clone(), memory, resume: true };
         world.executor.start(EffectId { job: JobId(Uuid::from_u128(1)), number: 1 }, capture);
@@ -591,7 +582,7 @@ async fn a_storage_daemon_that_nobody_recorded_is_ended_by_the_next_merge() {
     let mut spec = machine(&mut world, root.path()).await;
     let (image, parent) = (world.image(10, Format::Qcow2), spec.chains[0].images[0].clone());
     let overlays = vec![Overlay { slot: DISK, image: image.clone(), parent }];
-    assert_eq!(world.run(Effect::CreateOverlays { vm: VM, overlays, foundation: None }).await, Ok(Outcome::Done));
+    world.make(&overlays).await;
     spec.chains[0].images.insert(0, image);
     let merge = Effect::Merge { vm: VM, order: order(&spec, 0, MergeDirection::Down), live: false };
     // As if the daemon had died between starting the process and writing down which one it is.

@@ -180,12 +180,14 @@ pub enum Effect {
         /// The format the user says it has; by its file name if absent.
         format: Option<Format>,
     },
-    /// Create overlay files, and make sure that the layers below are on stable storage. Repeating it makes them anew.
+    /// Create overlay files, on layers that are on stable storage. Repeating it makes them anew.
     CreateOverlays {
         /// The machine.
         vm: VmId,
         /// What to create.
         overlays: Vec<Overlay>,
+        /// Layers to be brought to stable storage before that.
+        ground: Vec<PathBuf>,
         /// Of a snapshot that is applied: to be found undamaged before anything is made, because what the machine
         /// holds now is given up for it.
         foundation: Option<Foundation>,

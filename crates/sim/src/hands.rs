@@ -410,7 +410,10 @@ impl Attempt {
 fn plan(effect: &Effect, world: &World) -> Vec<Step> {
     match effect {
         Effect::PrepareVm { nvram, .. } => nvram.iter().flat_map(|image| prepare(&image.path, world)).collect(),
-        Effect::CreateOverlays { overlays, .. } => overlays.iter().flat_map(create_overlay).collect(),
+        Effect::CreateOverlays { overlays, ground, .. } => {
+            let sync = |path: &PathBuf| [Step::Sync(path.clone()), Step::SyncNames(path.clone())];
+            ground.iter().flat_map(sync).chain(overlays.iter().flat_map(create_overlay)).collect()
+        }
         Effect::Capture { spec, overlays, memory, resume } => {
             let memory = memory.as_ref().map(|memory| memory_file(&memory.path));
             let mut steps = vec![Step::Require(spec.vm)];
@@ -479,8 +482,6 @@ fn prepare(path: &Path, world: &World) -> Vec<Step> {
 fn create_overlay(overlay: &Overlay) -> Vec<Step> {
     let (path, parent) = (&overlay.image.path, &overlay.parent.path);
     vec![
-        Step::Sync(parent.clone()),
-        Step::SyncNames(parent.clone()),
         Step::Remove(path.clone()),
         Step::Create(path.clone(), Some(parent.clone())),
         Step::Sync(path.clone()),

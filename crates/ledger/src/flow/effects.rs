@@ -19,13 +19,18 @@ pub(super) fn of(state: &State, paths: &Paths, job: &Job) -> Result<Option<Effec
         Stage::InspectingImage { path, format, .. } => Effect::InspectImage { path: path.clone(), format: *format },
         Stage::PreparingSnapshot(plan) => {
             let overlays = spec::overlays(state, paths, &plan.overlays);
-            Effect::CreateOverlays { vm: job.vm, overlays, foundation: None }
+            // The whole chain: an undo that failed may have left a layer that is written as one that is frozen, see `AbortingCapture`.
+            let ground = overlays.iter().flat_map(|overlay| spec::chain(state, overlay.parent.layer));
+            let ground = ground.filter(|image| image.private).map(|image| image.path).collect();
+            Effect::CreateOverlays { vm: job.vm, overlays, ground, foundation: None }
         }
         Stage::PreparingApply { overlays, .. } => {
             let overlays = spec::overlays(state, paths, overlays);
             let snapshot = job.snapshot.and_then(|id| state.snapshots.get(&id));
             let foundation = snapshot.map(|snapshot| spec::foundation(state, snapshot));
-            Effect::CreateOverlays { vm: job.vm, overlays, foundation }
+            // What these lie on was brought there when the snapshot was taken.
+            let ground = overlays.iter().map(|overlay| overlay.parent.path.clone()).collect();
+            Effect::CreateOverlays { vm: job.vm, overlays, ground, foundation }
         }
         Stage::Capturing(plan) => Effect::Capture {
             spec: spec::machine(state, vm(())?),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   one fault     at each effect, at each commit of a scenario
-//!   two faults    the first at each effect; the second at each effect and each commit until the first is undone or made up for
+//!   two faults    the first at each effect, or a death of the daemon at each commit; the second at each effect and each commit until the
+//!                 first is undone or made up for
 //! ```
 
 use super::rig::{CommitFault, EffectFault, Fault, Rig, Span};
@@ -80,10 +81,13 @@ const AFTERMATH: usize = 4;
 /// After a first fault at each effect, a second one at each effect and each commit until all is at rest again. Runs grow with the
 /// square of what a job does, so no more kinds meet than lead to ways of their own.
 fn every_pair(first: EffectFault, effects: &[EffectFault], commits: &[CommitFault]) {
+    after_each(|points| points.effects.clone().map(|at| Fault::Effect(at, first)).collect(), effects, commits);
+}
+
+fn after_each(firsts: impl Fn(&Span) -> Vec<Fault>, effects: &[EffectFault], commits: &[CommitFault]) {
     let mut pairs = 0;
     for course in Course::all() {
-        for at in course.points.effects.clone() {
-            let first = Fault::Effect(at, first);
+        for first in firsts(&course.points) {
             let Some(aftermath) = course.play(&[first]).aftermath else { continue };
             let effects = aftermath
                 .effects
@@ -124,6 +128,13 @@ fn a_cancel_whose_undo_is_disturbed() {
 #[test]
 fn a_death_of_the_daemon_whose_recovery_is_disturbed() {
     every_pair(DaemonDies, &[Fails, FailsLate, Twice, MACHINES_DIE], &[DaemonDiesAfter, StoreFails]);
+}
+
+/// Between a commit and what follows from it nothing of that has happened, which no death after an effect leads to.
+#[test]
+fn a_death_of_the_daemon_at_a_commit_whose_recovery_is_disturbed() {
+    let firsts = |points: &Span| points.commits.clone().map(|at| Fault::Commit(at, DaemonDiesAfter)).collect();
+    after_each(firsts, &[Fails, FailsLate, MACHINES_DIE], &[DaemonDiesAfter, StoreFails]);
 }
 
 #[test]

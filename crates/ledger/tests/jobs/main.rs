@@ -201,6 +201,7 @@ const SCENARIOS: &[(&str, &str)] = &[
         "on w0:1 snap:A w1:2 snap:B off apply:A on w1:3 snap:C save apply:A on w1:4 snap:D w2:5 destroy:A destroy:C tree:B destroy:D",
     ),
     ("destroy while off", "on w0:1 snap:A w1:2 snap:B w2:3 off destroy:A on w3:4 off destroy:B"),
+    ("snapshots while off", "on w0:1 snap:A snap:B w1:2 off snap:C on w2:3 destroy:B"),
     ("saved", "on w0:1 save snap:S on w1:2 save apply:S clear:S on save off destroy:S"),
     // The memory of a saved machine becomes a snapshot's after its layers have moved, and then that of two.
     ("saved over merges", "on w0:1 snap:P w1:2 save destroy:P snap:A"),

@@ -47,6 +47,8 @@ pub struct Process {
 pub struct World {
     /// Image files.
     pub files: BTreeMap<PathBuf, File>,
+    /// Those of them whose content a power cut may take back.
+    pub unsynced: BTreeSet<PathBuf>,
     /// Memory images by directory.
     pub memories: BTreeMap<PathBuf, u32>,
     /// The image files that each memory image's text names.
@@ -80,6 +82,7 @@ impl World {
         process.memory = value;
         for top in process.tops.values() {
             self.files.get_mut(top).expect("a process has its files open").blocks.insert(block, value);
+            self.unsynced.insert(top.clone());
         }
         true
     }
@@ -109,16 +112,22 @@ impl World {
                 let image = InspectedImage { path: path.clone(), format: Format::Qcow2, size: 1 << 20 };
                 return Ok(Outcome::Inspected { chain: vec![image] });
             }
-            Effect::CreateOverlays { overlays, .. } => {
+            Effect::CreateOverlays { overlays, ground, .. } => {
+                self.unsynced.retain(|path| !ground.contains(path));
                 for overlay in overlays {
+                    self.unsynced.remove(&overlay.image.path);
                     let backing = Some(overlay.parent.path.clone());
                     self.files.insert(overlay.image.path.clone(), File { backing, blocks: Content::new() });
                 }
             }
             Effect::Capture { spec, overlays, memory, resume } => {
                 let process = self.processes.get_mut(&spec.vm).ok_or_else(gone)?;
+                if overlays.iter().any(|overlay| process.tops.get(&overlay.slot) != Some(&overlay.parent.path)) {
+                    return Err(not_so());
+                }
                 switch(process, overlays);
                 process.running = *resume;
+                sync_below(&mut self.unsynced, overlays);
                 if let Some(target) = memory {
                     self.memories.insert(target.path.clone(), process.memory);
                     self.describe(&target.path, spec);
@@ -128,6 +137,7 @@ impl World {
             }
             Effect::AbortCapture { vm, overlays, resume } => {
                 let Some(process) = self.processes.get_mut(vm) else {
+                    sync_below(&mut self.unsynced, overlays);
                     return Ok(Outcome::Aborted { switched: true, alive: false });
                 };
                 process.running = *resume;
@@ -219,6 +229,7 @@ impl World {
 
     fn delete(&mut self, path: &Path) {
         self.files.retain(|file, _| !file.starts_with(path));
+        self.unsynced.retain(|file| !file.starts_with(path));
         self.memories.retain(|memory, _| !memory.starts_with(path));
     }
 
@@ -248,9 +259,18 @@ impl World {
     fn merge(&mut self, vm: VmId, order: &MergeOrder, live: bool) -> Result<Outcome, EffectFailure> {
         let (upper, lower) = (&order.upper.path, &order.lower.path);
         let (above, below) = (self.files[upper].clone(), self.files[lower].clone());
+        // The one that grows, see there.
+        self.unsynced.remove(if order.direction == MergeDirection::Up { upper } else { lower });
         let mut process = self.processes.get_mut(&vm).filter(|_| live);
         if live && process.is_none() {
             return Err(gone());
+        }
+        if let (Some(process), Some(slot)) = (&process, order.slot) {
+            let stays = if order.direction == MergeDirection::Up { upper } else { lower };
+            let below = |path: &&PathBuf| self.files[*path].backing.as_ref();
+            if !std::iter::successors(process.tops.get(&slot), below).any(|path| path == stays) {
+                return Err(not_so());
+            }
         }
         match order.direction {
             MergeDirection::Up => {
@@ -287,6 +307,16 @@ fn switch(process: &mut Process, overlays: &[Overlay]) {
     for overlay in overlays {
         process.tops.insert(overlay.slot, overlay.image.path.clone());
     }
+}
+
+/// A switch of the disks flushes them, and so does whoever finds that there may have been one.
+fn sync_below(unsynced: &mut BTreeSet<PathBuf>, overlays: &[Overlay]) {
+    unsynced.retain(|path| !overlays.iter().any(|overlay| overlay.parent.path == *path));
+}
+
+/// What an emulator answers who is asked for a layer that it does not have open.
+fn not_so() -> EffectFailure {
+    Failure::new(Kind::Failed, "the process has other layers").into()
 }
 
 fn gone() -> EffectFailure {
