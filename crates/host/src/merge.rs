@@ -54,7 +54,12 @@ pub async fn merge(attempt: &Attempt, vm: VmId, order: MergeOrder, live: bool) -
 /// upper layer, with no job left that could switch it, is shown as paused. On the lower one it must not run, nor
 /// where a process that answers cannot say. One that cannot be reached at all is left alone: to end it would cost a guest that runs.
 async fn settle(attempt: &Attempt, vm: VmId, order: &MergeOrder, failure: Failure) -> Failure {
-    let Ok(Some(running)) = attempt.machines().find(vm).await else { return failure };
+    let running = match attempt.machines().find(vm).await {
+        Ok(Some(running)) => running,
+        // An earlier attempt may have ended it, and its word not have been heard.
+        Ok(None) => return Failure { kind: Kind::MachineGone, ..failure },
+        Err(_) => return failure,
+    };
     if matches!(running.guest_state().await, Ok(GuestState::Running)) {
         return failure;
     }

@@ -221,13 +221,14 @@ impl Attempt {
                 let emulator = world.emulators.get(vm);
                 let stack = order.slot.and_then(|slot| emulator?.stacks.get(&slot));
                 let pivoted = stack.is_some_and(|stack| !stack.paths.contains(&order.upper.path));
-                if is_top(order) && order.direction == MergeDirection::Down && pivoted {
+                let switches = is_top(order) && order.direction == MergeDirection::Down;
+                if switches && (pivoted || emulator.is_none()) {
                     // The record names the other file, whichever attempt did it: a guest that ran on would make it wrong.
                     undo.push_back(Step::Kill(*vm));
                     failure.failure.kind = Kind::MachineGone;
                 } else if self.was_running {
                     undo.push_back(Step::Release(*vm, true));
-                } else if is_top(order) && order.direction == MergeDirection::Down {
+                } else if switches {
                     stands_still(world, *vm);
                 }
             }
