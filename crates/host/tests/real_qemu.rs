@@ -335,6 +335,35 @@ async fn layers_are_merged_live_and_at_rest() {
     assert!(refused.failure.message.starts_with("refused to remove"), "{}", refused.failure);
 }
 
+/// What an undo leaves that failed and could not tell: an overlay that is on record as the top and that the process never took.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlay_that_the_process_never_took_is_merged_away() {
+    let root = Root::new();
+    let mut world = World::new(root.path()).await;
+    let mut spec = machine(&mut world, root.path()).await;
+    world.start(&spec, None).await;
+    let (image, parent) = (world.image(10, Format::Qcow2), spec.chains[0].images[0].clone());
+    world.make(&[Overlay { slot: DISK, image: image.clone(), parent }]).await;
+    spec.chains[0].images.insert(0, image.clone());
+
+    let overlays = vec![Overlay { slot: DISK, image: world.image(11, Format::Qcow2), parent: image }];
+    world.make(&overlays).await;
+    let memory = Some(MemoryTarget { path: world.layout.vm(VM).join("memory/refused") });
+    let capture = Effect::Capture { spec: spec.clone(), overlays, memory, resume: true };
+    let refused = world.run(capture).await.unwrap_err();
+    println!("  {}", refused.failure.full_text());
+    assert_eq!((refused.failure.kind, refused.switched), (Kind::Failed, false));
+    let merge = |direction| Effect::Merge { vm: VM, order: order(&spec, 0, direction), live: true };
+    let refused = world.run(merge(MergeDirection::Up)).await.unwrap_err();
+    println!("  {}", refused.failure.full_text());
+    assert_eq!(refused.failure.kind, Kind::Failed);
+    assert_eq!(world.run(merge(MergeDirection::Down)).await, Ok(Outcome::Merged { stopped: false }));
+    assert_eq!(world.executor.observe(VM).await, Observation::Running);
+    spec.chains[0].images.remove(0);
+    world.capture(&mut spec, 12).await;
+    assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+}
+
 #[test]
 fn a_machine_outlives_the_daemon_and_is_adopted() {
     let root = Root::new();

@@ -64,8 +64,8 @@ pub struct Layer {
     pub origin: Origin,
     /// Virtual size in bytes.
     pub size: u64,
-    /// A merge with the layer below has begun this way. It is finished this way, and before any other: headers of layers on top may
-    /// name the lower file already, which must therefore not go.
+    /// A merge with the layer below has begun this way, or must go this way. It is finished this way, and before any other: headers of
+    /// layers on top may name the lower file already, or a process may write to it, and it must therefore not go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merging: Option<MergeDirection>,
 }

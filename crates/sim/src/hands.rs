@@ -562,11 +562,12 @@ fn copy(world: &mut World, from: &Path, to: &Path, block: u8, over: bool) -> Res
     Ok(())
 }
 
-/// A process whose live top is another one than the record says refuses to begin.
+/// A process whose layers are others than the record says refuses to begin.
 fn find(world: &World, vm: VmId, order: &MergeOrder) -> Result<(), Failure> {
     let stack = order.slot.and_then(|slot| world.emulators.get(&vm)?.stacks.get(&slot));
     let known = |image: &Image| stack.is_none_or(|stack| stack.paths.contains(&image.path));
-    let unknown = order.above.iter().find(|image| !known(image));
+    let stays = if order.direction == MergeDirection::Up { &order.upper } else { &order.lower };
+    let unknown = order.above.iter().chain([stays]).find(|image| !known(image));
     unknown.map_or(Ok(()), |image| Err(Failure::new(Kind::Failed, format!("{} is not open", image.path.display()))))
 }
 

@@ -8,12 +8,13 @@
 
 use super::Turn;
 use crate::admission::{find_snapshot, find_vm};
+use crate::effect::MergeDirection;
 use crate::event::CaptureReport;
 use crate::failure::Failure;
 use crate::id::{IdSource, JobId, LayerId, MemoryId, SnapshotId, VmId};
 use crate::job::{JobKind, JobState, PlannedOverlay, PlannedSnapshot, Stage};
 use crate::request::{Contents, Reply};
-use crate::snapshot::{Memory, Purpose, Snapshot};
+use crate::snapshot::{Layer, Memory, Purpose, Snapshot};
 use crate::spec;
 use crate::state::Timestamp;
 use crate::vm::{Power, Settings};
@@ -123,6 +124,16 @@ impl Turn<'_> {
             paths.extend(plan.overlays.iter().map(|overlay| self.paths.layer(vm, overlay.layer)));
         }
         self.enter(job, Stage::Deleting { paths, end });
+    }
+
+    /// Of overlays that the process may or may not write to only a merge down is right in both cases: afterwards it writes to
+    /// what is on record.
+    pub(super) fn merge_away(&mut self, overlays: &[PlannedOverlay]) {
+        for plan in overlays {
+            if let Some(layer) = self.state.layers.get(&plan.layer).map(|layer| Layer::clone(layer)) {
+                self.state.put_layer(Layer { merging: Some(MergeDirection::Down), ..layer });
+            }
+        }
     }
 
     pub(super) fn begin_apply_snapshot(&mut self, snapshot: SnapshotId, ids: &mut IdSource) -> Result<Reply, Failure> {

@@ -4,6 +4,7 @@
 //!   one fault     at each effect, at each commit of a scenario
 //!   two faults    the first at each effect, or a death of the daemon at each commit; the second at each effect and each commit until the
 //!                 first is undone or made up for
+//!   three faults  a death of the daemon, an undo that fails, and a failure of what comes after it
 //! ```
 
 use super::rig::{CommitFault, EffectFault, Fault, Rig, Span};
@@ -135,6 +136,25 @@ fn a_death_of_the_daemon_whose_recovery_is_disturbed() {
 fn a_death_of_the_daemon_at_a_commit_whose_recovery_is_disturbed() {
     let firsts = |points: &Span| points.commits.clone().map(|at| Fault::Commit(at, DaemonDiesAfter)).collect();
     after_each(firsts, &[Fails, FailsLate, MACHINES_DIE], &[DaemonDiesAfter, StoreFails]);
+}
+
+/// An undo that fails leaves it open which layer the process writes to, and a merge settles that. Here this fails, too.
+#[test]
+fn a_failed_undo_that_is_not_settled() {
+    let mut triples = 0;
+    for course in Course::all() {
+        for at in course.points.commits.clone() {
+            let first = Fault::Commit(at, DaemonDiesAfter);
+            let Some(undo) = course.play(&[first]).aftermath.and_then(|aftermath| aftermath.effects.min()) else {
+                continue;
+            };
+            for at in undo + 1..=undo + AFTERMATH {
+                course.play(&[first, Fault::Effect(undo, Fails), Fault::Effect(at, Fails)]);
+                triples += 1;
+            }
+        }
+    }
+    assert!(triples > 1000, "{triples} triples of faults");
 }
 
 #[test]

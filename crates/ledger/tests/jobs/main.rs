@@ -83,18 +83,19 @@ impl Scene {
 
     /// Defines a machine with two disks and UEFI variables, trying again whatever a fault prevented.
     fn define(&mut self) {
-        for _ in 0..2 {
+        let attempts = 0..=self.rig.faults.len();
+        for _ in attempts.clone() {
             if self.rig.state().vms.is_empty() {
                 self.rig.ask(Request::DefineVm(Self::definition()));
             }
         }
         let (vm, controller) = {
-            let vm = self.rig.state().vms.values().next().expect("one of two attempts succeeds");
+            let vm = self.rig.state().vms.values().next().expect("one of these attempts succeeds");
             (vm.id, vm.settings.controllers[0].id)
         };
         self.vm = Some(vm);
         for (address, path) in [(0, "/user/a.qcow2"), (1, "/user/b.qcow2")] {
-            for _ in 0..2 {
+            for _ in attempts.clone() {
                 self.rig.ask(Request::AddDrive { vm, controller, address: Some(address) });
                 if let Some(drive) = self.empty_drive(vm) {
                     self.rig.ask(Request::AttachDisk { vm, drive, path: path.into(), format: None });

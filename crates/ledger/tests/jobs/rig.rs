@@ -473,11 +473,9 @@ impl Rig {
         let leaked: Vec<_> = self.world.memories.keys().filter(|path| !known.contains(path)).collect();
         assert_eq!(leaked, Vec::<&PathBuf>::new(), "{context}: memory nobody needs");
         if let (Some(machine), Some(process)) = (state.vms.get(&vm), self.world.processes.get(&vm)) {
-            // An undo that failed cannot know whether it switched: then what is written may be the layer below.
-            let failed = |fault| matches!(fault, EffectFault::Fails | EffectFault::FailsLate);
-            let doubtful = self.faults.len() > 1 && self.had(failed);
+            let unsettled = self.faults.len() > 2;
             for (slot, layer) in machine.settings.layers() {
-                let below = state.layers[&layer].parent.filter(|_| doubtful).map(|parent| self.path(parent));
+                let below = state.layers[&layer].parent.filter(|_| unsettled).map(|parent| self.path(parent));
                 let top = &process.tops[&slot];
                 assert!(*top == self.path(layer) || Some(top) == below.as_ref(), "{context}: the live top: {top:?}");
             }

@@ -77,6 +77,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "self.capture_undone(id, vm, &plan, false, end);",
     ),
     mutant(
+        "a snapshot brings only the layer right below it to stable storage",
+        "ledger/src/flow/effects.rs",
+        "overlays.iter().flat_map(|overlay| spec::chain(state, overlay.parent.layer));",
+        "overlays.iter().map(|overlay| overlay.parent.clone());",
+    ),
+    mutant(
         "what was saved is lost when the daemon dies before the process ends",
         "ledger/src/flow/recover.rs",
         "(Observation::NoProcess, Power::Saving | Power::Saved | Power::Starting) if saved => Power::Saved,",
