@@ -77,6 +77,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "self.capture_undone(id, vm, &plan, false, end);",
     ),
     mutant(
+        "what an undo left that failed is copied up",
+        "ledger/src/flow/snapshots.rs",
+        "Layer { merging: Some(MergeDirection::Down), ..layer }",
+        "Layer { merging: Some(MergeDirection::Up), ..layer }",
+    ),
+    mutant(
         "a snapshot brings only the layer right below it to stable storage",
         "ledger/src/flow/effects.rs",
         "overlays.iter().flat_map(|overlay| spec::chain(state, overlay.parent.layer));",
