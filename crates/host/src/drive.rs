@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qemu::procedure::{Action, HostFailure, Input, Procedure, Run};
+use qemu::procedure::{Action, HostFailure, Input, NO_ANSWER, Procedure, Run};
 use qemu::qmp::Refusal;
 
 use crate::cancel::Cancel;
@@ -25,9 +25,6 @@ use crate::qmp_socket::{Monitor, MonitorError};
 /// How long a single command may take. `stop` and `cont` flush and reopen every disk, which on a slow and busy disk
 /// takes tens of seconds; nothing that works takes minutes.
 pub const COMMAND_PATIENCE: Duration = Duration::from_secs(120);
-
-/// Class of the refusal that a procedure sees when QEMU did not answer in time.
-const NO_ANSWER: &str = "NoAnswer";
 
 /// What a procedure is driven with.
 pub struct Drive<'a> {

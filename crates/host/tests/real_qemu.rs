@@ -117,11 +117,26 @@ impl World {
         assert_eq!(self.run(control(Control::Resume)).await, Ok(Outcome::Done));
     }
 
+    /// Kills the machine's process, which is news.
+    async fn kill(&mut self) {
+        let process = Process::find(&self.layout.identity(VM), &self.layout.log(VM)).unwrap().expect("a process");
+        tool("kill", &["-9", &process.pid().to_string()]);
+        assert_eq!(self.next().await, Event::Machine { vm: VM, change: MachineChange::Gone });
+    }
+
     /// Makes overlay files.
     async fn make(&mut self, overlays: &[Overlay]) {
         let overlays = overlays.to_vec();
         let create = Effect::CreateOverlays { vm: VM, overlays, ground: Vec::new(), foundation: None };
         assert_eq!(self.run(create).await, Ok(Outcome::Done));
+    }
+
+    /// Gives a machine that is off one layer more, which alone holds its number as a pattern at so many MiB.
+    async fn grow(&mut self, spec: &mut MachineSpec, number: u8) {
+        let (image, parent) = (self.image(number.into(), Format::Qcow2), spec.chains[0].images[0].clone());
+        self.make(&[Overlay { slot: DISK, image: image.clone(), parent }]).await;
+        fill(&image.path, number, u64::from(number));
+        spec.chains[0].images.insert(0, image);
     }
 
     /// Takes a moment with memory; the machine then has one layer more.
@@ -293,13 +308,7 @@ async fn layers_are_merged_live_and_at_rest() {
     let user = spec.chains[0].images[0].path.clone();
     fill(&user, 1, 0);
     for number in 10..14 {
-        let parent = spec.chains[0].images[0].clone();
-        let image = world.image(number, Format::Qcow2);
-        let overlays = vec![Overlay { slot: DISK, image: image.clone(), parent }];
-        world.make(&overlays).await;
-        let number = u8::try_from(number).unwrap();
-        fill(&image.path, number, u64::from(number));
-        spec.chains[0].images.insert(0, image);
+        world.grow(&mut spec, number).await;
     }
     let images: Vec<PathBuf> = spec.chains[0].images.iter().map(|image| image.path.clone()).collect();
     let measured = world.run(Effect::Measure { images: spec.chains[0].images.clone() }).await.unwrap();
@@ -333,6 +342,28 @@ async fn layers_are_merged_live_and_at_rest() {
     holds(top, 1, 0);
     let refused = world.run(Effect::Delete { paths: vec![user] }).await.unwrap_err();
     assert!(refused.failure.message.starts_with("refused to remove"), "{}", refused.failure);
+}
+
+/// Once a merge is reported, one of the files goes: the other one must not need what only the emulator's memory holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_that_is_reported_outlives_the_emulator() {
+    for (upper, direction) in [0, 1].into_iter().flat_map(|u| [(u, MergeDirection::Down), (u, MergeDirection::Up)]) {
+        let root = Root::new();
+        let mut world = World::new(root.path()).await;
+        let mut spec = machine(&mut world, root.path()).await;
+        for number in 10..13 {
+            world.grow(&mut spec, number).await;
+        }
+        world.start(&spec, None).await;
+        let merge = Effect::Merge { vm: VM, order: order(&spec, upper, direction), live: true };
+        assert!(matches!(world.run(merge).await, Ok(Outcome::Merged { .. })), "{upper} {direction:?}");
+        world.kill().await;
+        let leaving = if direction == MergeDirection::Down { upper } else { upper + 1 };
+        spec.chains[0].images.remove(leaving);
+        for pattern in 10..13 {
+            holds(&spec.chains[0].images[0].path, pattern, u64::from(pattern));
+        }
+    }
 }
 
 /// What an undo leaves that failed and could not tell: an overlay that is on record as the top and that the process never took.
@@ -386,10 +417,7 @@ fn a_machine_outlives_the_daemon_and_is_adopted() {
         assert_eq!(world.run(abort).await, Ok(Outcome::Aborted { switched: false, alive: true }));
 
         // Somebody kills it: that is news.
-        let identity = std::fs::read_to_string(world.layout.identity(VM)).unwrap();
-        let pid = serde_json::from_str::<serde_json::Value>(&identity).unwrap()["pid"].to_string();
-        tool("kill", &["-9", &pid]);
-        assert_eq!(world.next().await, Event::Machine { vm: VM, change: MachineChange::Gone });
+        world.kill().await;
         assert_eq!(world.executor.observe(VM).await, Observation::NoProcess);
         let failure = world.run(control(Control::Pause)).await.unwrap_err().failure;
         assert_eq!(failure.kind, Kind::MachineGone);

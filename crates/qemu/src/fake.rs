@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use serde_json::{Value, json};
 
 use crate::mapped_ram::Layout;
-use crate::procedure::{Action, FileKey, HostFailure, HostReply, HostRequest, Input, Procedure, Run};
+use crate::procedure::{Action, FileKey, HostFailure, HostReply, HostRequest, Input, NO_ANSWER, Procedure, Run};
 use crate::qmp::{Command, Event, Refusal};
 
 /// What is to go wrong, and at which action.
@@ -19,6 +19,8 @@ pub enum Trouble {
     Cancel(usize),
     /// The connection is lost at the n-th action.
     Lose(usize),
+    /// The n-th action is done, if it is a command, and not answered in time.
+    Delay(usize),
 }
 
 /// State of the model.
@@ -109,7 +111,12 @@ impl Fake {
                     assert!(files.iter().all(|file| self.files.contains(file)), "only open files can be sent");
                     self.log.push(command.name().to_owned());
                     let refused = Refusal { class: "GenericError".into(), desc: "scripted".into() };
-                    let reply = if fails { Err(refused) } else { self.execute(&command) };
+                    let late = Refusal { class: NO_ANSWER.into(), desc: "scripted".into() };
+                    let reply = match trouble {
+                        _ if fails => Err(refused),
+                        Trouble::Delay(at) if at == self.actions => self.execute(&command).and(Err(late)),
+                        _ => self.execute(&command),
+                    };
                     if fails {
                         self.refused = command.name();
                     }

@@ -114,6 +114,14 @@ pub fn remove(node: &str) -> Command {
     Command::new("blockdev-del").arg("node-name", node)
 }
 
+/// Has QEMU write what it holds of a top layer's tables to the file. No command does just that; reopening a node with the options
+/// that it has begins with it (`bdrv_reopen_prepare` in `block.c`, QEMU 6.1 and later).
+pub fn flush(top: &Layer, below: Option<&Layer>, io: DiskIo) -> Command {
+    let mut node = with_backing(top, false, io, below.map_or(Value::Null, |below| below.node().into()));
+    node["file"] = file_node_name(top.id).into();
+    Command::new("blockdev-reopen").arg("options", vec![node])
+}
+
 /// Puts all overlays on top of their parents at one moment.
 pub fn switch(overlays: &[Overlay]) -> Command {
     let actions: Vec<Value> = overlays

@@ -10,7 +10,8 @@
 //!                              │ ready ─▶ [stop the guest] ─▶ job-complete ─▶ watch                   │
 //!                              └─ concluded ─┬─ with error ─▶ dismiss ─▶ [let the guest run] ─▶ Err ──┘
 //!                                            └─ without ─▶ dismiss
-//!  tidy (also after dismiss): drop the node of the layer that is not needed ─▶ rewrite children's headers ─▶ sync ─▶ Ok
+//!  tidy (also after dismiss): drop the node of the layer that is not needed ─▶ [flush the live layer] ─▶ rewrite children's headers
+//!                             ─▶ sync ─▶ Ok
 //! start: is there room for what may be copied? ─┬─ yes ─▶ block-commit or block-stream
 //!                                               └─ no ──▶ Err(NoRoom)
 //! ```
@@ -149,6 +150,11 @@ impl Merge {
     /// Whether the merge ends with a switch of the layer that the guest writes to.
     pub fn switches_live_layer(&self) -> bool {
         self.place == Where::Machine && self.direction == Direction::Down && self.above.is_empty()
+    }
+
+    /// Whether the layer that the guest writes to is copied into.
+    fn grows_live_layer(&self) -> bool {
+        self.place == Where::Machine && self.direction == Direction::Up && self.above.is_empty()
     }
 
     /// Which layer is copied, and into which.
@@ -332,8 +338,8 @@ impl Merging {
                 return merging.fail(MergeError::Job { reason: "its job has vanished".to_owned() }, now);
             };
             match (job.status.as_str(), job.error) {
-                ("concluded", Some(_)) if merging.cancelled => merging.undo(MergeError::Cancelled, now),
-                ("concluded", Some(reason)) => merging.undo(MergeError::Job { reason }, now),
+                ("concluded", Some(_)) if merging.cancelled => merging.undo(MergeError::Cancelled),
+                ("concluded", Some(reason)) => merging.undo(MergeError::Job { reason }),
                 // A cancel may have come too late.
                 ("concluded", None) => {
                     merging.switched = merging.order.switches_live_layer();
@@ -365,7 +371,10 @@ impl Merging {
             Err(error) => self.fail(error, now),
             Ok(status) if status.get("running").and_then(Value::as_bool) == Some(true) => {
                 execute(Command::new("stop"), |reply, now| match reply {
-                    Err(error) => self.fail(error, now),
+                    Err(error) => {
+                        self.stopped = error.leaves_open();
+                        self.fail(error, now)
+                    }
                     Ok(_) => {
                         self.stopped = true;
                         self.complete()
@@ -383,7 +392,8 @@ impl Merging {
         self.completing = true;
         execute(Command::new("job-complete").arg("id", self.order.job()), |reply, now| match reply {
             Ok(_) => self.watch(now),
-            Err(error) => self.undo(error.into(), now),
+            Err(error) if error.leaves_open() => self.fail(error, now),
+            Err(error) => self.undo(error.into()),
         })
     }
 
@@ -404,17 +414,36 @@ impl Merging {
         };
         execute(graph::remove(&layer.node()), |reply, now| match reply {
             Err(error @ CommandError::Lost { .. }) => self.fail(error, now),
-            _ => {
-                let requests = self.order.headers_to_rewrite();
-                self.rewrite_headers(requests)
+            _ if self.order.grows_live_layer() => self.flush(),
+            _ => self.rewrite_headers(),
+        })
+    }
+
+    /// QEMU flushes a layer that a job has written to when it closes it or makes it read-only again, and else not (tried with
+    /// 10.0.2): a live layer that was copied into has its newest tables in QEMU's memory. Content first, because the guest waits
+    /// while QEMU flushes.
+    fn flush(self: Box<Self>) -> Next {
+        ask(HostRequest::Sync { paths: vec![self.order.upper.path.clone()] }, |reply, now| match reply {
+            Err(error) => self.fail(error, now),
+            Ok(_) => {
+                let order = &self.order;
+                execute(graph::flush(&order.upper, order.below.first(), order.disk_io), |reply, now| match reply {
+                    Err(error) => self.fail(error, now),
+                    Ok(_) => self.rewrite_headers(),
+                })
             }
         })
     }
 
-    fn rewrite_headers(self: Box<Self>, mut requests: Vec<HostRequest>) -> Next {
+    fn rewrite_headers(self: Box<Self>) -> Next {
+        let requests = self.order.headers_to_rewrite();
+        self.rewrite(requests)
+    }
+
+    fn rewrite(self: Box<Self>, mut requests: Vec<HostRequest>) -> Next {
         let Some(request) = requests.pop() else { return self.sync() };
         ask(request, |reply, now| match reply {
-            Ok(_) => self.rewrite_headers(requests),
+            Ok(_) => self.rewrite(requests),
             Err(error) => self.fail(error, now),
         })
     }
@@ -429,11 +458,7 @@ impl Merging {
     }
 
     /// The job ended without a merge.
-    fn undo(mut self: Box<Self>, reason: MergeError, now: Now) -> Next {
-        let lost = matches!(reason, MergeError::Command(CommandError::Lost { .. }));
-        if lost {
-            return self.fail(reason, now);
-        }
+    fn undo(mut self: Box<Self>, reason: MergeError) -> Next {
         self.completing = false;
         execute(Command::new("job-dismiss").arg("id", self.order.job()), |_, now| self.fail(reason, now))
     }

@@ -128,6 +128,20 @@ pub enum CommandError {
     },
 }
 
+/// Class of the refusal that stands for an answer that did not come in time.
+pub const NO_ANSWER: &str = "NoAnswer";
+
+impl CommandError {
+    /// Whether QEMU may have done it all the same, or may do it yet: there was no answer. It carries out commands in their order, so
+    /// a later one that is answered tells.
+    pub fn leaves_open(&self) -> bool {
+        match self {
+            Self::Refused { refusal, .. } => refusal.class == NO_ANSWER,
+            Self::Lost { .. } => true,
+        }
+    }
+}
+
 /// What a procedure wants.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action<O> {

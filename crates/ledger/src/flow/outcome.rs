@@ -111,7 +111,6 @@ impl Turn<'_> {
             Stage::AbortingCapture { plan, end } => {
                 self.set_process_power(vm, after_a_failed_undo(failure, plan.power));
                 self.capture_undone(id, vm, &plan, true, end);
-                self.merge_away(&plan.overlays);
             }
             Stage::PreparingApply { overlays, .. } => {
                 let paths = overlays.iter().map(|overlay| self.paths.layer(vm, overlay.layer)).collect();

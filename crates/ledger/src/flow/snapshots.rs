@@ -108,7 +108,8 @@ impl Turn<'_> {
         }
     }
 
-    /// A capture did not come off. If the disks were switched, the new tops are live and stay; a merge follows.
+    /// A capture did not come off. If the disks were switched, or perhaps were, the new tops are live and stay; a merge follows. Only
+    /// one downwards is right for a process that still writes to the layers below as well: then it writes to what is on record.
     pub(super) fn capture_undone(
         &mut self,
         job: JobId,
@@ -120,20 +121,15 @@ impl Turn<'_> {
         let mut paths: Vec<_> = plan.memory.map(|memory| self.paths.memory(vm, memory)).into_iter().collect();
         if switched {
             self.adopt_overlays(vm, &plan.overlays);
+            for overlay in &plan.overlays {
+                if let Some(layer) = self.state.layers.get(&overlay.layer).map(|layer| Layer::clone(layer)) {
+                    self.state.put_layer(Layer { merging: Some(MergeDirection::Down), ..layer });
+                }
+            }
         } else {
             paths.extend(plan.overlays.iter().map(|overlay| self.paths.layer(vm, overlay.layer)));
         }
         self.enter(job, Stage::Deleting { paths, end });
-    }
-
-    /// Of overlays that the process may or may not write to only a merge down is right in both cases: afterwards it writes to
-    /// what is on record.
-    pub(super) fn merge_away(&mut self, overlays: &[PlannedOverlay]) {
-        for plan in overlays {
-            if let Some(layer) = self.state.layers.get(&plan.layer).map(|layer| Layer::clone(layer)) {
-                self.state.put_layer(Layer { merging: Some(MergeDirection::Down), ..layer });
-            }
-        }
     }
 
     pub(super) fn begin_apply_snapshot(&mut self, snapshot: SnapshotId, ids: &mut IdSource) -> Result<Reply, Failure> {

@@ -94,6 +94,23 @@ fn up_touches_no_child() {
 }
 
 #[test]
+fn up_into_the_live_top_ends_with_a_flush() {
+    check(
+        qemu(),
+        order(0, Direction::Up, Where::Machine),
+        expect![[r#"
+        Ok(Merged { stopped: false }) running 3
+        x-debug-query-block-graph
+        block-stream
+        job-dismiss
+        blockdev-del
+        sync 1
+        blockdev-reopen
+        sync 1"#]],
+    );
+}
+
+#[test]
 fn a_storage_daemon_gets_the_chain_first() {
     check(
         Fake::running(&[]),
@@ -163,12 +180,12 @@ fn a_graph_without_the_layers_is_told() {
 /// switched layer before the caller has been told.
 #[test]
 fn after_trouble_anywhere_the_order_can_be_repeated() {
-    for (depth, direction) in [(0, Direction::Down), (1, Direction::Down), (1, Direction::Up)] {
+    for (depth, direction) in [0, 1].into_iter().flat_map(|depth| [(depth, Direction::Down), (depth, Direction::Up)]) {
         let order = || order(depth, direction, Where::Machine);
         let mut whole = qemu();
         whole.drive(order(), Trouble::None).unwrap();
         for at in 1..whole.actions {
-            for trouble in [Trouble::Fail(at), Trouble::Cancel(at), Trouble::Lose(at)] {
+            for trouble in [Trouble::Fail(at), Trouble::Cancel(at), Trouble::Lose(at), Trouble::Delay(at)] {
                 let mut qemu = qemu();
                 let first = qemu.drive(order(), trouble);
                 assert!(!qemu.ran_after_pivot, "{trouble:?} {first:?}");

@@ -360,7 +360,7 @@ impl Job {
             }
             Err(error) => {
                 // Refused means not switched. Without an answer it may have happened.
-                self.switched = matches!(error, CommandError::Lost { .. });
+                self.switched = error.leaves_open();
                 self.fail(error, now)
             }
         })

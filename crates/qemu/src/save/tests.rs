@@ -187,7 +187,7 @@ fn trouble_at_every_action_leaves_the_guest_running() {
             whole.drive(order(), Trouble::None).unwrap();
             // The undoing may itself be cancelled or refused, hence a few actions more.
             for at in 1..whole.actions + 10 {
-                for trouble in [Trouble::Fail(at), Trouble::Cancel(at)] {
+                for trouble in [Trouble::Fail(at), Trouble::Cancel(at), Trouble::Delay(at)] {
                     let mut qemu = make();
                     let outcome = qemu.drive(order(), trouble);
                     let switched = qemu.chain.len() > 1;

@@ -171,7 +171,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "no answer to the switch counts as not switched",
         "qemu/src/save/capture.rs",
-        "self.switched = matches!(error, CommandError::Lost { .. });",
+        "self.switched = error.leaves_open();",
         "self.switched = false;",
     ),
     mutant(
