@@ -22,7 +22,8 @@ use crate::disk::blocking;
 use crate::executor::{Attempt, Bench, Ending};
 use crate::hands::{sync_directory_of, sync_file};
 use crate::image_lock::{self, Use};
-use crate::{account, control, fault, inspect, lent};
+use crate::inspect::{self, invalid, require_one_name};
+use crate::{account, control, fault, lent};
 
 /// Length of the footer that ends a VHD file, and where its fields are (VHD Image Format Specification 1.0).
 const VHD_FOOTER_BYTES: u64 = 512;
@@ -123,7 +124,7 @@ fn locate_blocking(bench: &Bench, work: ImageWork) -> Result<ImageWork, Failure>
                     .hint("convert it to .qcow2 or .raw first"));
             }
             if size < facts.size {
-                return Err(wrong(
+                return Err(invalid(
                     &facts.path,
                     &format!("holds a disk of {} bytes, and disks do not shrink", facts.size),
                 ));
@@ -134,7 +135,7 @@ fn locate_blocking(bench: &Bench, work: ImageWork) -> Result<ImageWork, Failure>
             let (child, parent) = (alone(bench, &child)?, alone(bench, &parent)?);
             if child.parent.as_ref() != Some(&parent.path) {
                 let text = format!("does not lie on {}", parent.path.display());
-                return Err(wrong(&child.path, &text).hint("an image is merged into the one directly below it"));
+                return Err(invalid(&child.path, &text).hint("an image is merged into the one directly below it"));
             }
             ImageWork::Merge { child: child.path, parent: parent.path }
         }
@@ -177,15 +178,12 @@ fn use_of(path: &Path) -> Result<Use, Failure> {
 /// The same, of a file that will be written: it has one name, and nobody has it open.
 fn alone(bench: &Bench, path: &Path) -> Result<ImageFacts, Failure> {
     let facts = usable(bench, path)?;
-    let links = fs::metadata(&facts.path).map_err(|error| fault::file("examine", &facts.path, &error))?.nlink();
+    let meta = fs::metadata(&facts.path).map_err(|error| fault::file("examine", &facts.path, &error))?;
     if facts.in_use {
         return Err(Failure::new(Kind::InUse, format!("{} is in use by another process", facts.path.display()))
             .hint("shut down the virtual machine that uses it"));
     }
-    if links > 1 {
-        return Err(wrong(&facts.path, &format!("has {links} names, and may be in use under another one"))
-            .hint("make a copy and work on that"));
-    }
+    require_one_name(&facts.path, &meta)?;
     Ok(facts)
 }
 
@@ -194,7 +192,7 @@ fn real(rules: &Rules, path: &Path) -> Result<PathBuf, Failure> {
     let found = fs::canonicalize(path).map_err(|error| fault::file("find", path, &error))?;
     let meta = fs::metadata(&found).map_err(|error| fault::file("examine", &found, &error))?;
     if !meta.is_file() {
-        return Err(wrong(&found, "is no file"));
+        return Err(invalid(&found, "is no file"));
     }
     rules.require_foreign(&found)?;
     text(&found)?;
@@ -204,7 +202,7 @@ fn real(rules: &Rules, path: &Path) -> Result<PathBuf, Failure> {
 /// Real path of a file that is not there.
 fn absent(bench: &Bench, path: &Path) -> Result<PathBuf, Failure> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(wrong(path, "names no file"));
+        return Err(invalid(path, "names no file"));
     };
     let directory = fs::canonicalize(directory).map_err(|error| fault::file("find", directory, &error))?;
     let found = directory.join(name);
@@ -213,7 +211,7 @@ fn absent(bench: &Bench, path: &Path) -> Result<PathBuf, Failure> {
     match fs::symlink_metadata(&found) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(found),
         Err(error) => Err(fault::file("examine", &found, &error)),
-        Ok(_) => Err(wrong(&found, "exists already").hint("remove it, or choose another name")),
+        Ok(_) => Err(invalid(&found, "exists already").hint("remove it, or choose another name")),
     }
 }
 
@@ -385,7 +383,7 @@ fn vhd_footer(path: &Path) -> Result<(u64, u32), Failure> {
             Err(Failure::new(Kind::NotSupported, format!("{} is a differencing VHD file", path.display()))
                 .hint("merge it on Windows first"))
         }
-        _ => Err(wrong(path, "is no VHD file")),
+        _ => Err(invalid(path, "is no VHD file")),
     }
 }
 
@@ -394,7 +392,7 @@ fn vhdx_size(bench: &Bench, path: &Path) -> Result<u64, Failure> {
     let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
     read.map_err(|error| fault::file("read", path, &error))?;
     if head != *b"vhdxfile" {
-        return Err(wrong(path, "is no VHDX file"));
+        return Err(invalid(path, "is no VHDX file"));
     }
     let tool = &bench.setup.tools.qemu_img;
     let mut command = std::process::Command::new(tool);
@@ -405,12 +403,12 @@ fn vhdx_size(bench: &Bench, path: &Path) -> Result<u64, Failure> {
     let size = info.and_then(|info| info.get("virtual-size")?.as_u64());
     size.ok_or_else(|| {
         let words = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " / ");
-        wrong(path, &format!("cannot be read as VHDX: {words}"))
+        invalid(path, &format!("cannot be read as VHDX: {words}"))
     })
 }
 
 fn format_of(path: &Path) -> Result<FileFormat, Failure> {
-    FileFormat::of_name(path).ok_or_else(|| wrong(path, "does not tell its format by its name"))
+    FileFormat::of_name(path).ok_or_else(|| invalid(path, "does not tell its format by its name"))
 }
 
 fn plain(format: FileFormat) -> Format {
@@ -429,9 +427,5 @@ fn driver(format: FileFormat) -> &'static str {
 
 /// A path as an argument. QEMU takes what comes before a colon for a protocol, but never in an absolute path.
 fn text(path: &Path) -> Result<&str, Failure> {
-    path.to_str().ok_or_else(|| wrong(path, "has a path that is not text"))
-}
-
-fn wrong(path: &Path, what: &str) -> Failure {
-    Failure::new(Kind::InvalidParameter, format!("{} {what}", path.display()))
+    path.to_str().ok_or_else(|| invalid(path, "has a path that is not text"))
 }

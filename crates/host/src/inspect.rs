@@ -5,7 +5,7 @@
 //! file it names (the reason why QEMU warns about probing raw). Backing files are followed only where the header names
 //! their format, and only to where [`crate::backing`] allows.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -120,6 +120,9 @@ fn look(rules: &Rules, path: &Path, format: Format, is_top: Option<bool>) -> Res
     if let Some(is_top) = is_top {
         require_unused(identity, &path, is_top)?;
     }
+    if is_top == Some(true) {
+        require_one_name(&path, &meta)?;
+    }
     let head = headers::head_of(&file).map_err(|error| fault::file("read", &path, &error))?;
     let length = file.seek(SeekFrom::End(0)).map_err(|error| fault::file("measure", &path, &error))?;
     let (size, backing) = match format {
@@ -195,7 +198,17 @@ fn format_by_name(path: &Path) -> Result<Format, Failure> {
     }
 }
 
-fn invalid(path: &Path, what: &str) -> Failure {
+/// Of an image that will be written: what is known of files, such as who needs them, is known by their names.
+pub fn require_one_name(path: &Path, meta: &Metadata) -> Result<(), Failure> {
+    match meta.nlink() {
+        ..=1 => Ok(()),
+        names => Err(invalid(path, &format!("has {names} names, and may be in use under another one"))
+            .hint("make a copy and take that")),
+    }
+}
+
+/// An image that cannot be what it is wanted for.
+pub fn invalid(path: &Path, what: &str) -> Failure {
     Failure::new(Kind::InvalidParameter, format!("{} {what}", path.display()))
 }
 
@@ -293,6 +306,11 @@ mod tests {
         folder.qcow2("remote.qcow2", Some(("nbd://host/disk", graph::Format::Raw)));
         folder.qcow2("lost.qcow2", Some(("gone.img", graph::Format::Raw)));
         folder.raw("odd.img", SIZE + 1);
+        folder.raw("two.img", SIZE);
+        fs::hard_link(folder.path("two.img"), folder.path("other.img")).unwrap();
+        folder.check("other.img", None, expect![[r#"
+            InvalidParameter: DIR/other.img has 2 names, and may be in use under another one: make a copy and take that
+        "#]]);
         folder.raw("fake.qcow2", SIZE);
         folder.check("plain.qcow2", Some(Format::Raw), expect![[r#"
             InvalidParameter: DIR/plain.qcow2 was to be attached as raw, but begins like a qcow2 image: give it a name that ends in .qcow2; if its guest really wrote that header, convert it to qcow2 first
