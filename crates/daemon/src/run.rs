@@ -12,6 +12,7 @@ use host::layout::{Layout, LayoutError};
 use host::sealer;
 use host::store_sqlite::{OpenError, SqliteStore};
 use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -95,6 +96,10 @@ pub fn serve(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
         .map_err(|error| RunError::System { what: "give up rights that are not needed", source: error.into() })?;
     // What is to be open to others is opened by name; files of machines are nobody's business.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    // A machine takes two and a client one; the usual 1024 are for programs that use select(2).
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
+        .map_err(|error| RunError::System { what: "allow itself more open files", source: error.into() })?;
     let runtime =
         tokio::runtime::Runtime::new().map_err(|source| RunError::System { what: "start the runtime", source })?;
     let result = runtime.block_on(run(config, ready));
@@ -137,7 +142,7 @@ async fn run(config: Config, ready: impl FnOnce(&[String])) -> Result<(), RunErr
     let host = facts::host(
         layout.data().to_owned(),
         Box::new(move |vm, port| Some(if port == 0 { layout.com1(vm) } else { layout.com2(vm) })),
-        Box::new(move |vm| u32::try_from(host::identity::Identity::load(&places.identity(vm))?.pid).ok()),
+        Box::new(move |vm| u32::try_from(host::identity::Identity::load(&places.identity(vm)).ok()??.pid).ok()),
     );
     let starting = tokio::spawn(startup::start_machines(handle.clone(), started));
     let service = Service::new(host, handle, executor.clone(), gate.audit.clone());

@@ -27,7 +27,7 @@ const RESUME_PAUSE: Duration = Duration::from_millis(1);
 /// Carries out one order.
 pub async fn control(attempt: &Attempt, vm: VmId, action: Control) -> Ending {
     if action == Control::Quit {
-        return Ok(quit(attempt, vm).await);
+        return quit(attempt, vm).await;
     }
     let found = attempt.machines().find(vm).await;
     // Who cannot be asked may have done anything meanwhile: the same as an answer that does not come.
@@ -88,7 +88,9 @@ pub async fn resume(monitor: &Monitor) -> Result<(), Failure> {
 }
 
 async fn state(monitor: &Monitor) -> Result<GuestState, Failure> {
-    machines::guest_state(monitor).await.map_err(|error| fault::monitor("ask for the guest's state", &error))
+    machines::guest_state(monitor, COMMAND_PATIENCE)
+        .await
+        .map_err(|error| fault::monitor("ask for the guest's state", &error))
 }
 
 async fn order(monitor: &Monitor, what: &str, command: &'static str) -> Result<(), Failure> {
@@ -96,7 +98,7 @@ async fn order(monitor: &Monitor, what: &str, command: &'static str) -> Result<(
     result.map(|_| ()).map_err(|error| fault::monitor(what, &error))
 }
 
-async fn quit(attempt: &Attempt, vm: VmId) -> Outcome {
+async fn quit(attempt: &Attempt, vm: VmId) -> Ending {
     match attempt.machines().find(vm).await {
         Ok(Some(running)) => {
             let gone = running.end(QUIT_PATIENCE).await;
@@ -104,13 +106,11 @@ async fn quit(attempt: &Attempt, vm: VmId) -> Outcome {
         }
         Ok(None) => {}
         Err(error) => {
-            tracing::warn!(%vm, %error, "the machine's process cannot be talked to and is killed");
-            if let Some(process) = attempt.machines().process(vm) {
-                process.kill().await;
-            }
+            let killed = attempt.machines().kill(vm, &error).await;
+            killed.map_err(|error| fault::look("turn the machine off", &error))?;
         }
     }
-    Outcome::Done
+    Ok(Outcome::Done)
 }
 
 /// A cancelled attempt.

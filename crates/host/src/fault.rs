@@ -60,6 +60,12 @@ pub fn kind_of_words(words: &str) -> Kind {
     table.iter().find(|(text, _)| words.contains(text)).map_or(Kind::Failed, |(_, kind)| *kind)
 }
 
+/// Whether a machine has a process could not be found out, and `what` was not done.
+pub fn look(what: &str, error: &io::Error) -> Failure {
+    Failure::new(Kind::Failed, format!("could not {what}: could not look for its process: {error}"))
+        .hint("if the service has too many files open, raise LimitNOFILE; then try again")
+}
+
 /// A machine without a process was to do something.
 pub fn no_process(vm: VmId) -> Failure {
     Failure::new(Kind::MachineGone, format!("the process of machine {vm} is gone")).hint("start the machine again")
@@ -76,7 +82,7 @@ pub fn monitor(what: &str, error: &MonitorError) -> Failure {
         MonitorError::Refused { refusal, .. } => kind_of_words(&refusal.desc),
         MonitorError::Lost => return lost(what),
         MonitorError::Timeout { .. } => Kind::Timeout,
-        MonitorError::Connect { .. } | MonitorError::Handshake { .. } => Kind::Failed,
+        MonitorError::Unknown { .. } | MonitorError::Connect { .. } | MonitorError::Handshake { .. } => Kind::Failed,
     };
     Failure::new(kind, format!("could not {what}: {error}"))
 }

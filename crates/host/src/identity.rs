@@ -51,9 +51,12 @@ impl Identity {
     /// The identity of the process that has `pid` now.
     ///
     /// # Errors
-    /// When there is none, or `/proc` cannot be read.
+    /// `NotFound` when there is none; others when `/proc` cannot be read.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+        // One that ends between open and read.
+        let ended = |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
+        let stat = stat.map_err(|error| if ended(&error) { io::ErrorKind::NotFound.into() } else { error })?;
         let start_ticks = live_since(&stat).ok_or(io::ErrorKind::NotFound)?;
         Ok(Self { pid, start_ticks, boot: boot_id()? })
     }
@@ -66,9 +69,16 @@ impl Identity {
         replace_file(path, serde_json::to_string(self)?.as_bytes())
     }
 
-    /// What an earlier daemon wrote down. `None` if it wrote nothing, or nothing readable.
-    pub fn load(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    /// What an earlier daemon wrote down. `None` if it wrote nothing, or nothing that can be understood.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read: then nobody knows.
+    pub fn load(path: &Path) -> io::Result<Option<Self>> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -142,9 +152,11 @@ impl Handle {
         receiver
     }
 
-    /// Whether the process still lives.
+    /// Whether the process still lives. It does if nobody can say.
     pub fn is_alive(&self) -> bool {
-        Identity::of(self.0.identity.pid).is_ok_and(|found| found == self.0.identity)
+        let mut interest = [PollFd::new(&self.0.pidfd, PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(rustix::event::poll(&mut interest, Some(&now)), Ok(1..))
     }
 
     /// Ends the process at once. Nothing to do if it has ended.
@@ -206,11 +218,14 @@ mod tests {
     fn an_identity_survives_in_its_file() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("process.json");
-        assert_eq!(Identity::load(&path), None);
+        assert_eq!(Identity::load(&path).unwrap(), None);
         let identity = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         identity.save(&path).unwrap();
-        assert_eq!(Identity::load(&path), Some(identity));
+        assert_eq!(Identity::load(&path).unwrap(), Some(identity));
         fs::write(&path, "{").unwrap();
-        assert_eq!(Identity::load(&path), None);
+        assert_eq!(Identity::load(&path).unwrap(), None);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        Identity::load(&path).expect_err("what cannot be read is not the same as nothing");
     }
 }

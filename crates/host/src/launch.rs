@@ -91,11 +91,8 @@ async fn adopt(attempt: &Attempt, spec: &MachineSpec) -> Result<bool, Failure> {
         Ok(None) => return Ok(false),
         Ok(Some(running)) => running,
         Err(error) => {
-            tracing::warn!(vm = %spec.vm, %error, "ending a process that cannot be talked to");
-            if let Some(process) = machines.process(spec.vm) {
-                process.kill().await;
-            }
-            return Ok(false);
+            let killed = machines.kill(spec.vm, &error).await;
+            return killed.map(|()| false).map_err(|error| fault::look("start the machine", &error));
         }
     };
     match running.guest_state().await {

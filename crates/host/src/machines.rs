@@ -102,7 +102,7 @@ impl Running {
     /// # Errors
     /// When QEMU does not answer.
     pub async fn guest_state(&self) -> Result<GuestState, MonitorError> {
-        guest_state(&self.monitor).await
+        guest_state(&self.monitor, GREETING_PATIENCE).await
     }
 
     /// Ends the process: in order if it listens within `patience`, else at once. Its end is no news then.
@@ -145,6 +145,14 @@ impl Machines {
     /// # Errors
     /// When there is one and it cannot be talked to.
     pub async fn find(&self, vm: VmId) -> Result<Option<Arc<Running>>, MonitorError> {
+        self.find_within(vm, GREETING_PATIENCE).await
+    }
+
+    /// The same, with as much patience as whoever asks has.
+    ///
+    /// # Errors
+    /// When there is one and it cannot be talked to.
+    pub async fn find_within(&self, vm: VmId, patience: Duration) -> Result<Option<Arc<Running>>, MonitorError> {
         let looking = {
             let mut looking = self.0.looking.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(looking.entry(vm).or_default())
@@ -154,23 +162,33 @@ impl Machines {
         if let Some(running) = known.filter(|known| known.process.is_alive() && !known.monitor.is_lost()) {
             return Ok(Some(running));
         }
-        let Some(process) = self.process(vm) else { return Ok(None) };
+        let process = self.process(vm).map_err(|error| MonitorError::Unknown { reason: error.to_string() })?;
+        let Some(process) = process else { return Ok(None) };
         let path = self.0.layout.qmp(vm);
         let build = Build::load(&self.0.layout.build(vm)).ok_or_else(|| MonitorError::Handshake {
             path: path.clone(),
             reason: "its record beside the socket is missing or damaged".to_owned(),
         })?;
-        let monitor = Monitor::connect(&path, GREETING_PATIENCE).await?;
+        let monitor = Monitor::connect(&path, patience).await?;
         Ok(Some(self.put(Running::new(vm, process, monitor, build))))
     }
 
     /// The machine's process, whether it can be talked to or not.
-    pub fn process(&self, vm: VmId) -> Option<Process> {
+    fn process(&self, vm: VmId) -> io::Result<Option<Process>> {
         let layout = &self.0.layout;
-        Process::find(&layout.identity(vm), &layout.log(vm)).unwrap_or_else(|error| {
-            tracing::warn!(%vm, %error, "could not look for the machine's process");
-            None
-        })
+        Process::find(&layout.identity(vm), &layout.log(vm))
+    }
+
+    /// Ends the machine's process, if there is one, without a word to it: it cannot be talked to.
+    ///
+    /// # Errors
+    /// When nobody can say whether there is one.
+    pub async fn kill(&self, vm: VmId, why: &MonitorError) -> io::Result<()> {
+        if let Some(process) = self.process(vm)? {
+            tracing::warn!(%vm, pid = process.pid(), error = %why, "ending a process that cannot be talked to");
+            process.kill().await;
+        }
+        Ok(())
     }
 
     /// Adds a machine and watches it.
@@ -224,8 +242,8 @@ impl Inner {
 ///
 /// # Errors
 /// When QEMU does not answer.
-pub async fn guest_state(monitor: &Monitor) -> Result<GuestState, MonitorError> {
-    let reply = monitor.execute(Command::new("query-status"), Vec::new(), GREETING_PATIENCE).await?;
+pub async fn guest_state(monitor: &Monitor, patience: Duration) -> Result<GuestState, MonitorError> {
+    let reply = monitor.execute(Command::new("query-status"), Vec::new(), patience).await?;
     Ok(read_state(reply.get("status").and_then(Value::as_str).unwrap_or_default()))
 }
 

@@ -13,7 +13,7 @@ use ledger::state::Timestamp;
 use qemu::procedure::CommandError;
 use qemu::save::{AbortCapture, Capture, CaptureFailed, Captured, Policy, Save, SaveError};
 
-use crate::drive::Drive;
+use crate::drive::{COMMAND_PATIENCE, Drive};
 use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::hands::{Hands, allocated, sync_directory_of, sync_file};
@@ -87,16 +87,12 @@ pub async fn save(attempt: &Attempt, spec: MachineSpec, memory: MemoryTarget) ->
 
 /// Ends what an interrupted capture or save left in the process.
 pub async fn abort(attempt: &Attempt, vm: VmId, overlays: Vec<Overlay>, resume: bool) -> Ending {
-    let running = match attempt.machines().find(vm).await {
+    // Its main loop may be busy with the flush that the capture asked for.
+    let running = match attempt.machines().find_within(vm, COMMAND_PATIENCE).await {
         Ok(Some(running)) => running,
         Ok(None) => return Ok(unknown(&overlays).await),
-        Err(error) => {
-            tracing::warn!(%vm, %error, "ending a process that cannot be talked to");
-            if let Some(process) = attempt.machines().process(vm) {
-                process.kill().await;
-            }
-            return Ok(unknown(&overlays).await);
-        }
+        // Its guest may yet be saved by whoever brings it to answer: what cannot be undone is left.
+        Err(error) => return Err(fault::monitor("end an interrupted capture", &error).into()),
     };
     let procedure = AbortCapture { overlays: spec::overlays(&overlays), resume };
     match drive(attempt, &running, "ending the saving of memory").run(procedure).await {

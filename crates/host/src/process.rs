@@ -255,9 +255,9 @@ impl Process {
     /// `None` if it is gone.
     ///
     /// # Errors
-    /// When the kernel does not let us look.
+    /// When we cannot look, for want of descriptors say: then it may be there.
     pub fn find(identity: &Path, log: &Path) -> io::Result<Option<Self>> {
-        let Some(identity) = Identity::load(identity) else { return Ok(None) };
+        let Some(identity) = Identity::load(identity)? else { return Ok(None) };
         match Handle::open(identity) {
             Ok(handle) => Ok(Some(Self { handle, log: log.to_owned(), status: None })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -77,6 +77,12 @@ pub enum MonitorError {
         /// How long we waited.
         after: Duration,
     },
+    /// Whether there is a process to talk to could not be found out.
+    #[error("could not look for the machine's process: {reason}")]
+    Unknown {
+        /// Why.
+        reason: String,
+    },
     /// The socket could not be connected.
     #[error("could not connect to the monitor {path}: {reason}")]
     Connect {

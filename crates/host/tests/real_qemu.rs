@@ -427,6 +427,40 @@ fn a_machine_outlives_the_daemon_and_is_adopted() {
     });
 }
 
+#[test]
+fn a_process_that_cannot_be_reached_is_neither_gone_nor_ended() {
+    let root = Root::new();
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let first = runtime();
+    let spec = first.block_on(async {
+        let mut world = World::new(root.path()).await;
+        let spec = machine(&mut world, root.path()).await;
+        world.start(&spec, None).await;
+        spec
+    });
+    first.shutdown_background();
+    runtime().block_on(async {
+        let mut world = World::new(root.path()).await;
+        let aside = root.path().join("aside");
+        for file in [world.layout.build(VM), world.layout.identity(VM)] {
+            // What is a directory cannot be read.
+            std::fs::rename(&file, &aside).unwrap();
+            std::fs::create_dir(&file).unwrap();
+            assert_eq!(world.executor.observe(VM).await, Observation::Unusable);
+            let abort = Effect::AbortCapture { vm: VM, overlays: vec![], resume: true };
+            let capture = Effect::Capture { spec: spec.clone(), overlays: vec![], memory: None, resume: true };
+            for effect in [abort, capture] {
+                let failure = world.run(effect).await.unwrap_err().failure;
+                assert_eq!(failure.kind, Kind::Failed, "{failure}");
+            }
+            std::fs::remove_dir(&file).unwrap();
+            std::fs::rename(&aside, &file).unwrap();
+        }
+        assert_eq!(world.executor.observe(VM).await, Observation::Running);
+        assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_cannot_start_says_why() {
     let root = Root::new();

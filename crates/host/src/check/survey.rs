@@ -302,7 +302,7 @@ fn look_at_store(layout: &Layout) -> StoreFact {
 
 /// The process that a machine, or its storage daemon, is.
 pub fn alive(identity: &Path) -> Option<i32> {
-    let handle = Handle::open(Identity::load(identity)?).ok()?;
+    let handle = Handle::open(Identity::load(identity).ok()??).ok()?;
     Some(handle.identity().pid)
 }
 
