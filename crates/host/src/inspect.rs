@@ -308,9 +308,13 @@ mod tests {
         folder.raw("odd.img", SIZE + 1);
         folder.raw("two.img", SIZE);
         fs::hard_link(folder.path("two.img"), folder.path("other.img")).unwrap();
-        folder.check("other.img", None, expect![[r#"
+        folder.check(
+            "other.img",
+            None,
+            expect![[r#"
             InvalidParameter: DIR/other.img has 2 names, and may be in use under another one: make a copy and take that
-        "#]]);
+        "#]],
+        );
         folder.raw("fake.qcow2", SIZE);
         folder.check("plain.qcow2", Some(Format::Raw), expect![[r#"
             InvalidParameter: DIR/plain.qcow2 was to be attached as raw, but begins like a qcow2 image: give it a name that ends in .qcow2; if its guest really wrote that header, convert it to qcow2 first

@@ -126,8 +126,8 @@ impl Model {
             }
             self.promised.remove(&snapshot.id);
         }
-        for (id, vm) in &after.vms {
-            self.applied(before.vms.get(id).map(|vm| &**vm), vm, after);
+        for vm in after.vms.values() {
+            self.applied(before, vm, after);
             self.plugged(vm, after, world);
         }
         self.images.committed(before, after, world);
@@ -137,10 +137,12 @@ impl Model {
         }));
     }
 
-    /// An apply changes the live layers in one commit.
-    fn applied(&mut self, before: Option<&Vm>, vm: &Vm, after: &State) {
+    /// An apply changes the live layers in one commit, later than that which it begins with: in this one something before it may have
+    /// been recorded that could not be earlier.
+    fn applied(&mut self, before: &State, vm: &Vm, after: &State) {
         let applies = after.active_job(vm.id).filter(|job| job.kind == JobKind::ApplySnapshot);
-        let changed = before.is_some_and(|before| before.settings.layers() != vm.settings.layers());
+        let applies = applies.filter(|job| before.jobs.contains_key(&job.id));
+        let changed = before.vms.get(&vm.id).is_some_and(|before| before.settings.layers() != vm.settings.layers());
         if let (Some(job), true) = (applies, changed)
             && let Some(promise) = job.snapshot.and_then(|id| self.promised.get(&id))
         {
