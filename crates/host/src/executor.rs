@@ -44,7 +44,7 @@ pub struct Executor(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    hands: Arc<Bench>,
+    bench: Arc<Bench>,
     attempts: Mutex<HashMap<EffectId, Canceller>>,
     /// Attempts under way, for [`Executor::idle`].
     count: watch::Sender<usize>,
@@ -76,7 +76,7 @@ impl Executor {
         let machines = Machines::new(setup.layout.clone(), events.clone());
         let seals = Seals::new(setup.layout.clone());
         Self(Arc::new(Inner {
-            hands: Arc::new(Bench { setup, machines, seals, events }),
+            bench: Arc::new(Bench { setup, machines, seals, events }),
             attempts: Mutex::new(HashMap::new()),
             count: watch::Sender::new(0),
         }))
@@ -87,7 +87,7 @@ impl Executor {
         let (canceller, cancel) = cancel::pair();
         self.attempts().insert(id, canceller);
         self.0.count.send_modify(|count| *count += 1);
-        let attempt = Attempt { bench: Arc::clone(&self.0.hands), id, cancel };
+        let attempt = Attempt { bench: Arc::clone(&self.0.bench), id, cancel };
         let this = self.clone();
         tokio::spawn(async move {
             tracing::debug!(job = %id.job, number = id.number, ?effect, "effect begins");
@@ -114,7 +114,7 @@ impl Executor {
     /// What there is of a machine, for [`Event::Observed`] at the start of the daemon. A process that can be talked to
     /// is watched from now on.
     pub async fn observe(&self, vm: VmId) -> Observation {
-        self.0.hands.machines.observe(vm).await
+        self.0.bench.machines.observe(vm).await
     }
 
     /// Returns when no effect is under way. Machines go on running.
@@ -130,11 +130,11 @@ impl Executor {
 
     /// The seals of frozen files.
     pub fn seals(&self) -> &Seals {
-        &self.0.hands.seals
+        &self.0.bench.seals
     }
 
     pub(crate) fn bench(&self) -> Arc<Bench> {
-        Arc::clone(&self.0.hands)
+        Arc::clone(&self.0.bench)
     }
 
     fn attempts(&self) -> std::sync::MutexGuard<'_, HashMap<EffectId, Canceller>> {

@@ -192,7 +192,7 @@ fn real(rules: &Rules, path: &Path) -> Result<PathBuf, Failure> {
     let found = fs::canonicalize(path).map_err(|error| fault::file("find", path, &error))?;
     let meta = fs::metadata(&found).map_err(|error| fault::file("examine", &found, &error))?;
     if !meta.is_file() {
-        return Err(invalid(&found, "is no file"));
+        return Err(invalid(&found, "is no file").hint("give the path of an image file"));
     }
     rules.require_foreign(&found)?;
     text(&found)?;
@@ -202,7 +202,7 @@ fn real(rules: &Rules, path: &Path) -> Result<PathBuf, Failure> {
 /// Real path of a file that is not there.
 fn absent(bench: &Bench, path: &Path) -> Result<PathBuf, Failure> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(invalid(path, "names no file"));
+        return Err(invalid(path, "names no file").hint("give the path of the new file"));
     };
     let directory = fs::canonicalize(directory).map_err(|error| fault::file("find", directory, &error))?;
     let found = directory.join(name);
@@ -383,7 +383,7 @@ fn vhd_footer(path: &Path) -> Result<(u64, u32), Failure> {
             Err(Failure::new(Kind::NotSupported, format!("{} is a differencing VHD file", path.display()))
                 .hint("merge it on Windows first"))
         }
-        _ => Err(invalid(path, "is no VHD file")),
+        _ => Err(invalid(path, "is no VHD file").hint("give it the extension of what it is")),
     }
 }
 
@@ -392,7 +392,7 @@ fn vhdx_size(bench: &Bench, path: &Path) -> Result<u64, Failure> {
     let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
     read.map_err(|error| fault::file("read", path, &error))?;
     if head != *b"vhdxfile" {
-        return Err(invalid(path, "is no VHDX file"));
+        return Err(invalid(path, "is no VHDX file").hint("give it the extension of what it is"));
     }
     let tool = &bench.setup.tools.qemu_img;
     let mut command = std::process::Command::new(tool);

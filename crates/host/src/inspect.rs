@@ -81,10 +81,12 @@ fn chain(rules: &Rules, path: &Path, format: Option<Format>, to_write: bool) -> 
     while let Some((path, format)) = next {
         let found = look(rules, &path, format, to_write.then_some(chain.is_empty()))?;
         if seen.contains(&found.identity) {
-            return Err(invalid(&path, "is its own backing file, directly or through others"));
+            let text = "is its own backing file, directly or through others";
+            return Err(invalid(&path, text).hint("name the right one in it: qemu-img rebase -u -b"));
         }
         if chain.len() == CHAIN_MAX {
-            return Err(invalid(&path, &format!("is the end of a chain of more than {CHAIN_MAX} files")));
+            return Err(invalid(&path, &format!("is the end of a chain of more than {CHAIN_MAX} files"))
+                .hint("make fewer of them: snapvisor disk merge, or convert"));
         }
         seen.push(found.identity);
         next = found.backing;
@@ -104,12 +106,12 @@ struct Found {
 fn look(rules: &Rules, path: &Path, format: Format, is_top: Option<bool>) -> Result<Found, Failure> {
     let path = fs::canonicalize(path).map_err(|error| fault::file("find the image", path, &error))?;
     if path.to_str().is_none() {
-        return Err(invalid(&path, "has a path that is not text"));
+        return Err(invalid(&path, "has a path that is not text").hint("rename it"));
     }
     rules.require_foreign(&path)?;
     let meta = fs::metadata(&path).map_err(|error| fault::file("examine", &path, &error))?;
     if !meta.is_file() && !meta.file_type().is_block_device() {
-        return Err(invalid(&path, "is neither a file nor a block device"));
+        return Err(invalid(&path, "is neither a file nor a block device").hint("give the full path of the image"));
     }
     let mut file = OpenOptions::new()
         .read(true)
@@ -133,7 +135,8 @@ fn look(rules: &Rules, path: &Path, format: Format, is_top: Option<bool>) -> Res
         }
     };
     if size == 0 || size % SECTOR_BYTES != 0 {
-        return Err(invalid(&path, &format!("holds a disk of {size} bytes, which is no whole number of sectors")));
+        return Err(invalid(&path, &format!("holds a disk of {size} bytes, which is no whole number of sectors"))
+            .hint("resize it to a multiple of 512 bytes: snapvisor disk resize"));
     }
     Ok(Found { image: InspectedImage { path, format, size }, identity, backing })
 }
@@ -173,12 +176,16 @@ fn backing_of(rules: &Rules, path: &Path, header: &Header) -> Result<Option<(Pat
     let Some(name) = &header.backing_file else { return Ok(None) };
     // `json:` and protocols such as `nbd:` come before a colon; a path with a colon before its first slash is none.
     if name.split('/').next().is_some_and(|start| start.contains(':')) {
-        return Err(invalid(path, &format!("lies on {name}, which is not a file")));
+        return Err(invalid(path, &format!("lies on {name}, which is not a file"))
+            .hint("convert it to an image that stands alone: qemu-img convert"));
     }
     let format = match header.backing_format.as_deref() {
         Some("qcow2") => Format::Qcow2,
         Some("raw") => Format::Raw,
-        Some(other) => return Err(invalid(path, &format!("lies on a file of the format {other}"))),
+        Some(other) => {
+            return Err(invalid(path, &format!("lies on a file of the format {other}"))
+                .hint("convert it to an image that stands alone: qemu-img convert"));
+        }
         None => {
             let (name_word, image) = (account::shell_word(Path::new(name)), account::shell_word(path));
             let advice = format!("run `qemu-img rebase -u -b {name_word} -F <format> {image}` to name it");
@@ -299,13 +306,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_what_it_is_said_to_be_is_refused() {
+    fn an_image_with_another_name_is_refused() {
         let folder = Folder::new();
-        folder.qcow2("plain.qcow2", None);
-        folder.qcow2("self.qcow2", Some(("self.qcow2", graph::Format::Qcow2)));
-        folder.qcow2("remote.qcow2", Some(("nbd://host/disk", graph::Format::Raw)));
-        folder.qcow2("lost.qcow2", Some(("gone.img", graph::Format::Raw)));
-        folder.raw("odd.img", SIZE + 1);
         folder.raw("two.img", SIZE);
         fs::hard_link(folder.path("two.img"), folder.path("other.img")).unwrap();
         folder.check(
@@ -315,6 +317,16 @@ mod tests {
             InvalidParameter: DIR/other.img has 2 names, and may be in use under another one: make a copy and take that
         "#]],
         );
+    }
+
+    #[test]
+    fn what_is_not_what_it_is_said_to_be_is_refused() {
+        let folder = Folder::new();
+        folder.qcow2("plain.qcow2", None);
+        folder.qcow2("self.qcow2", Some(("self.qcow2", graph::Format::Qcow2)));
+        folder.qcow2("remote.qcow2", Some(("nbd://host/disk", graph::Format::Raw)));
+        folder.qcow2("lost.qcow2", Some(("gone.img", graph::Format::Raw)));
+        folder.raw("odd.img", SIZE + 1);
         folder.raw("fake.qcow2", SIZE);
         folder.check("plain.qcow2", Some(Format::Raw), expect![[r#"
             InvalidParameter: DIR/plain.qcow2 was to be attached as raw, but begins like a qcow2 image: give it a name that ends in .qcow2; if its guest really wrote that header, convert it to qcow2 first
@@ -326,15 +338,15 @@ mod tests {
             "self.qcow2",
             None,
             expect![[r#"
-            InvalidParameter: DIR/self.qcow2 is its own backing file, directly or through others
-        "#]],
+                InvalidParameter: DIR/self.qcow2 is its own backing file, directly or through others: name the right one in it: qemu-img rebase -u -b
+            "#]],
         );
         folder.check(
             "remote.qcow2",
             None,
             expect![[r#"
-            InvalidParameter: DIR/remote.qcow2 lies on nbd://host/disk, which is not a file
-        "#]],
+                InvalidParameter: DIR/remote.qcow2 lies on nbd://host/disk, which is not a file: convert it to an image that stands alone: qemu-img convert
+            "#]],
         );
         folder.check(
             "lost.qcow2",
@@ -347,8 +359,8 @@ mod tests {
             "odd.img",
             None,
             expect![[r#"
-            InvalidParameter: DIR/odd.img holds a disk of 1048577 bytes, which is no whole number of sectors
-        "#]],
+                InvalidParameter: DIR/odd.img holds a disk of 1048577 bytes, which is no whole number of sectors: resize it to a multiple of 512 bytes: snapvisor disk resize
+            "#]],
         );
         folder.check(
             "missing.img",
@@ -368,8 +380,8 @@ mod tests {
             "",
             Some(Format::Raw),
             expect![[r#"
-            InvalidParameter: DIR is neither a file nor a block device
-        "#]],
+                InvalidParameter: DIR is neither a file nor a block device: give the full path of the image
+            "#]],
         );
     }
 
@@ -453,8 +465,8 @@ mod tests {
             "a.qcow2",
             None,
             expect![[r#"
-            InvalidParameter: DIR/a.qcow2 is its own backing file, directly or through others
-        "#]],
+                InvalidParameter: DIR/a.qcow2 is its own backing file, directly or through others: name the right one in it: qemu-img rebase -u -b
+            "#]],
         );
         folder.qcow2("data.qcow2", None);
         let mut bytes = fs::read(folder.path("data.qcow2")).unwrap();

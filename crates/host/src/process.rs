@@ -1,7 +1,7 @@
 //! Emulator processes: started apart from the daemon, so that they outlive it.
 //!
 //! ```text
-//!   Program ──start──▶ Spawned ──connect──▶ Talking          (crate::machine: Running)
+//!   Program ──start──▶ Spawned ──connect──▶ Talking          (crate::machines: Running)
 //!                         │                    │
 //!                         └────────┬───────────┘
 //!                                  ▼
@@ -411,7 +411,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_process_comes_with_its_last_words() {
         let root = tempfile::tempdir().unwrap();
-        let spawned = program(root.path(), "echo first; sleep 0.1; echo no such machine >&2; exit 3").start().unwrap();
+        let spawned = program(root.path(), "echo first; echo no such machine >&2; exit 3").start().unwrap();
         let gone = spawned.process.ended().await;
         assert_eq!(gone.to_string(), "exit status: 3; its last words: first / no such machine");
     }

@@ -274,19 +274,19 @@ impl Seals {
         self.read(vm, thing).is_some()
     }
 
-    /// Reads all of something that is frozen and seals it, unless a merge comes between. `go_on` is asked again and again, may take its
-    /// time, and ends the reading with `false`. Blocks. Whether it is sealed now.
+    /// Reads all of something that is frozen and seals it, unless a merge comes between. `pause` is called again and again, and may take its
+    /// time. Blocks. Whether it is sealed now.
     ///
     /// # Errors
     /// When a file cannot be read or the seal not written.
-    pub fn seal(&self, vm: VmId, thing: &Sealed, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
+    pub fn seal(&self, vm: VmId, thing: &Sealed, pause: &dyn Fn()) -> io::Result<bool> {
         let before = self.turn(vm);
         if before % 2 == 1 {
             return Ok(false);
         }
         let mut files = Vec::new();
         for path in thing.files() {
-            match FileSeal::take(thing, &path, go_on)? {
+            match FileSeal::take(thing, &path, pause)? {
                 Some(seal) => files.push(seal),
                 None => return Ok(false),
             }
@@ -343,24 +343,21 @@ impl Seals {
 }
 
 impl FileSeal {
-    /// `None` if told to stop, or if somebody writes to it: what is written is not frozen, whatever the record says.
-    fn take(thing: &Sealed, path: &Path, go_on: &dyn Fn() -> bool) -> io::Result<Option<Self>> {
+    /// `None` if somebody writes to it: what is written is not frozen, whatever the record says.
+    fn take(thing: &Sealed, path: &Path, pause: &dyn Fn()) -> io::Result<Option<Self>> {
         let meta = fs::metadata(path)?;
         if image_lock::used_by_others(meta.dev(), meta.ino())? == Use::Written {
             return Ok(None);
         }
         let file = FileStorage::read_only(path)?;
-        let quick = digest(&file, &thing.quick(&file, path)?, go_on)?;
-        let full = digest(&file, &[whole(meta.len())], go_on)?;
-        let seal = |quick, full| Self {
+        Ok(Some(Self {
             path: path.to_owned(),
             length: meta.len(),
             modified: modified(&meta),
             inode: meta.ino(),
-            quick,
-            full,
-        };
-        Ok(quick.zip(full).map(|(quick, full)| seal(quick, full)))
+            quick: digest(&file, &thing.quick(&file, path)?, pause)?,
+            full: digest(&file, &[whole(meta.len())], pause)?,
+        }))
     }
 
     /// The same seal with the times of now: others if somebody has had the file in hands, and then all of it was compared.
@@ -375,8 +372,8 @@ impl FileSeal {
         let touched = now != *self;
         let file = FileStorage::read_only(path).map_err(|error| unreadable(path, &error))?;
         let same = |parts: &[Range<u64>], sealed: &str| {
-            let found = digest(&file, parts, &|| true).map_err(|error| unreadable(path, &error))?;
-            Ok(found.as_deref() == Some(sealed))
+            let found = digest(&file, parts, &|| ()).map_err(|error| unreadable(path, &error))?;
+            Ok(found == sealed)
         };
         let quick = thing.quick(&file, path).map_err(|error| unreadable(path, &error))?;
         if !same(&quick, &self.quick)? {
@@ -389,8 +386,8 @@ impl FileSeal {
     }
 }
 
-/// A digest of the blocks that are not zero, each with its number: the same whatever is a hole. `None` if told to stop.
-fn digest(file: &FileStorage, parts: &[Range<u64>], go_on: &dyn Fn() -> bool) -> io::Result<Option<String>> {
+/// A digest of the blocks that are not zero, each with its number: the same whatever is a hole.
+fn digest(file: &FileStorage, parts: &[Range<u64>], pause: &dyn Fn()) -> io::Result<String> {
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; BLOCK_BYTES];
     for part in parts {
@@ -400,9 +397,7 @@ fn digest(file: &FileStorage, parts: &[Range<u64>], go_on: &dyn Fn() -> bool) ->
             let mut at = data.start.max(from) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
             let end = data.end.min(part.end);
             while at < end {
-                if !go_on() {
-                    return Ok(None);
-                }
+                pause();
                 let wanted = usize::try_from(part.end - at).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES);
                 let block = buffer.get_mut(..wanted).unwrap_or_default();
                 file.read_at(at, block).map_err(io::Error::other)?;
@@ -416,7 +411,7 @@ fn digest(file: &FileStorage, parts: &[Range<u64>], go_on: &dyn Fn() -> bool) ->
             from = at.max(data.end.min(part.end)).max(from + 1);
         }
     }
-    Ok(Some(checked::hex(context.finish().as_ref())))
+    Ok(checked::hex(context.finish().as_ref()))
 }
 
 fn whole(length: u64) -> Range<u64> {
@@ -517,7 +512,7 @@ mod tests {
             let place = Place::new();
             let thing = place.layer();
             assert_eq!(place.verify(&thing, Depth::Full), "sealed: false");
-            assert!(place.seals.seal(VM, &thing, &|| true).unwrap());
+            assert!(place.seals.seal(VM, &thing, &|| ()).unwrap());
             assert_eq!(place.verify(&thing, Depth::Full), "sealed: true");
             let before = fs::metadata(place.path()).unwrap();
             place.flip(offset);
@@ -539,7 +534,7 @@ mod tests {
     fn a_file_that_was_copied_is_as_good_and_a_short_or_missing_one_is_named() {
         let place = Place::new();
         let thing = place.layer();
-        assert!(place.seals.seal(VM, &thing, &|| true).unwrap());
+        assert!(place.seals.seal(VM, &thing, &|| ()).unwrap());
         let copy = place.root.path().join("copy");
         fs::copy(place.path(), &copy).unwrap();
         fs::rename(&copy, place.path()).unwrap();
@@ -563,7 +558,7 @@ mod tests {
     fn a_damaged_seal_makes_no_good_file_look_bad() {
         let place = Place::new();
         let thing = place.layer();
-        assert!(place.seals.seal(VM, &thing, &|| true).unwrap());
+        assert!(place.seals.seal(VM, &thing, &|| ()).unwrap());
         let path = place.seals.0.layout.seals(VM).join(thing.name());
         let mut text = fs::read(&path).unwrap();
         text[40] ^= 1;
@@ -591,20 +586,19 @@ mod tests {
             children: Vec::new(),
             direction: MergeDirection::Up,
         };
-        assert!(place.seals.seal(VM, &thing, &|| true).unwrap());
+        assert!(place.seals.seal(VM, &thing, &|| ()).unwrap());
         let broken = place.seals.break_for(VM, &order).unwrap();
         assert!(!place.seals.has(VM, &thing), "the seal is broken before the merge begins");
-        assert!(!place.seals.seal(VM, &thing, &|| true).unwrap());
+        assert!(!place.seals.seal(VM, &thing, &|| ()).unwrap());
         assert!(place.seals.break_for(VM, &order).is_err());
         drop(broken);
         // One that begins while the file is read makes what was read worthless.
         let begun = std::cell::RefCell::new(None);
         let interrupted = place.seals.seal(VM, &thing, &|| {
             begun.borrow_mut().get_or_insert_with(|| place.seals.break_for(VM, &order).unwrap());
-            true
         });
         assert!(!interrupted.unwrap());
         drop(begun);
-        assert!(place.seals.seal(VM, &thing, &|| true).unwrap());
+        assert!(place.seals.seal(VM, &thing, &|| ()).unwrap());
     }
 }

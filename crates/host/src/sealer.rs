@@ -75,7 +75,7 @@ fn seal_machine(executor: &Executor, state: &State, vm: VmId) -> bool {
     let pace = Pace::new(executor);
     seals.tidy(vm, &things);
     for thing in things.iter().filter(|thing| !seals.has(vm, thing)) {
-        match seals.seal(vm, thing, &|| pace.go_on()) {
+        match seals.seal(vm, thing, &|| pace.keep()) {
             Ok(true) => tracing::debug!(%vm, ?thing, "sealed"),
             Ok(false) => return false,
             // It was deleted meanwhile.
@@ -97,8 +97,7 @@ impl<'a> Pace<'a> {
         Self { executor, since: std::cell::Cell::new(Instant::now()) }
     }
 
-    /// Always, after a while.
-    fn go_on(&self) -> bool {
+    fn keep(&self) {
         let worked = self.since.get().elapsed();
         if worked >= SLICE {
             std::thread::sleep(worked.min(SLICE * 2));
@@ -108,6 +107,5 @@ impl<'a> Pace<'a> {
             std::thread::sleep(LOOK_AGAIN);
             self.since.set(Instant::now());
         }
-        true
     }
 }

@@ -260,8 +260,8 @@ pub enum Effect {
         moments: Vec<MomentSpec>,
     },
     /// Find the real paths of files: symbolic links resolved, of a new file those of its directory. Files to be read must be
-    /// images of the format that their name tells and lie on nothing but images in their own directory; new ones must not
-    /// be there.
+    /// images of the format that their name tells and lie on nothing but images in their own directory or one that the
+    /// administrator allows; new ones must not be there.
     LocateImages {
         /// What is going to be done with them.
         work: ImageWork,

@@ -50,7 +50,7 @@ pub enum Event {
         /// What happened.
         change: MachineChange,
     },
-    /// What the host found at start, one for each machine in the state. Sent once, before any request.
+    /// What the host found at start, one for each of [`Driver::to_observe`](crate::driver::Driver::to_observe). Sent once, before any request.
     Observed {
         /// Which machine.
         vm: VmId,
@@ -164,7 +164,7 @@ pub struct CaptureReport {
 }
 
 impl std::fmt::Display for CaptureReport {
-    /// One line for people: `live, guest paused 10.2 ms, 1.31 s in all, 402 MiB`.
+    /// One line for people: `live, guest paused 10.2ms, 1.31s in all, 402 MiB`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (pause, total) = (Duration::from_micros(self.pause_us), Duration::from_micros(self.total_us));
         write!(

@@ -14,7 +14,7 @@ pub enum Kind {
     NotFound,
     /// The object is not in a state that allows this.
     InvalidState,
-    /// Another job works on the same machine, or a file is used by another process.
+    /// A file is used by another process, machine or job.
     InUse,
     /// A documented limit would be exceeded.
     LimitReached,

@@ -134,7 +134,7 @@ pub enum JobState {
     Running,
     /// Finished well.
     Completed,
-    /// Ended with an error; what it had done is undone.
+    /// Ended with an error; what it had done is undone, unless the error says otherwise.
     Failed(Failure),
     /// Cancelled in order.
     Terminated,

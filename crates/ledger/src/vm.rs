@@ -31,7 +31,8 @@ pub struct Vm {
     pub startup: Startup,
     /// Off, running and so on.
     pub power: Power,
-    /// The memory image that the next start continues from, if any. Machine is [`Power::Off`] or [`Power::Saved`].
+    /// The memory image that the next start continues from, if any. Machine is [`Power::Saved`], [`Power::Starting`]
+    /// or [`Power::Saving`].
     pub saved: Option<MemoryId>,
     /// The snapshot that the present state descends from.
     pub parent: Option<SnapshotId>,

@@ -1,7 +1,7 @@
 //! The service in the real world: test guests, the agent inside them, fixtures and cases.
 //!
-//! What every test of a real guest needs is here; the cases are in `tests/`, the programs `demo`, `bench` and
-//! `torture` in `src/bin/`. `cargo xtask test` builds the guest first and says in `SNAPVISOR_GUEST_DIR` where it is.
+//! What every test of a real guest needs is here; the cases are in `tests/`, the programs `demo`, `bench`,
+//! `torture`, `powercut` and `sim` in `src/bin/`. `cargo xtask test` builds the guest first and says in `SNAPVISOR_GUEST_DIR` where it is.
 
 pub mod agent;
 pub mod fingerprint;

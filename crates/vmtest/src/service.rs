@@ -301,7 +301,7 @@ impl Service {
             .map_err(|error| Error::Other(format!("`snapvisor {}`: {error} in {text}", arguments.join(" "))))
     }
 
-    /// Defines a machine on overlays of the test guest's two disks, and starts it.
+    /// Defines a machine on copies of the test guest's two disks, and starts it.
     ///
     /// # Errors
     /// If one of these steps fails.
@@ -313,7 +313,7 @@ impl Service {
         Ok(agent)
     }
 
-    /// Defines a machine on overlays of the test guest's two disks.
+    /// Defines a machine on copies of the test guest's two disks.
     ///
     /// # Errors
     /// If one of these steps fails.

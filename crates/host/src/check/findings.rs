@@ -8,7 +8,7 @@
 //! | a machine's process does not write to what is on record as its disk | error | no |
 //! | files that nobody refers to | warning | moved aside |
 //! | an inventory is missing, behind or damaged | warning | written anew |
-//! | a machine that is not on record | warning | `snapvisor recover` |
+//! | a machine that is not on record | warning | `snapvisor recover`, or moved aside |
 //! | the store is missing, damaged or an older copy | error | `snapvisor recover` |
 
 use std::collections::BTreeSet;

@@ -3,7 +3,7 @@
 //! ```text
 //!   survey (looks at files, the store, processes) ──▶ findings (decides what is wrong; touches nothing) ──▶ people
 //!                                                        └─ with `--repair`, and no daemon at work ──▶ repair
-//!   remains (what is left of everything) ──▶ ledger::inventory::recover ──▶ a new store
+//!   recover (what is left of everything) ──▶ ledger::inventory::recover ──▶ a new store
 //! ```
 //! A check may run beside the daemon. Files are listed before the store is read, so that what a job makes meanwhile is never taken
 //! for a left-over, and machines that changed while they were looked at are looked at again. Nothing is ever deleted by a repair: what

@@ -121,19 +121,7 @@ impl World {
                 }
             }
             Effect::Capture { spec, overlays, memory, resume } => {
-                let process = self.processes.get_mut(&spec.vm).ok_or_else(gone)?;
-                if overlays.iter().any(|overlay| process.tops.get(&overlay.slot) != Some(&overlay.parent.path)) {
-                    return Err(not_so());
-                }
-                switch(process, overlays);
-                process.running = *resume;
-                sync_below(&mut self.unsynced, overlays);
-                if let Some(target) = memory {
-                    self.memories.insert(target.path.clone(), process.memory);
-                    self.describe(&target.path, spec);
-                }
-                let machine = memory.as_ref().map(|_| "model".to_owned()).unwrap_or_default();
-                return Ok(Outcome::Captured { moment: Timestamp(1), report: CaptureReport::default(), machine });
+                return self.capture(spec, overlays, memory.as_ref().map(|target| target.path.as_path()), *resume);
             }
             Effect::AbortCapture { vm, overlays, resume } => {
                 let Some(process) = self.processes.get_mut(vm) else {
@@ -168,6 +156,28 @@ impl World {
             Effect::Delete { paths } => paths.iter().for_each(|path| self.delete(path)),
         }
         Ok(Outcome::Done)
+    }
+
+    fn capture(
+        &mut self,
+        spec: &MachineSpec,
+        overlays: &[Overlay],
+        memory: Option<&Path>,
+        resume: bool,
+    ) -> Result<Outcome, EffectFailure> {
+        let process = self.processes.get_mut(&spec.vm).ok_or_else(gone)?;
+        if overlays.iter().any(|overlay| process.tops.get(&overlay.slot) != Some(&overlay.parent.path)) {
+            return Err(not_so());
+        }
+        switch(process, overlays);
+        process.running = resume;
+        sync_below(&mut self.unsynced, overlays);
+        if let Some(target) = memory {
+            self.memories.insert(target.to_owned(), process.memory);
+            self.describe(target, spec);
+        }
+        let machine = memory.map(|_| "model".to_owned()).unwrap_or_default();
+        Ok(Outcome::Captured { moment: Timestamp(1), report: CaptureReport::default(), machine })
     }
 
     fn save(&mut self, spec: &MachineSpec, memory: &Path) -> Result<Outcome, EffectFailure> {

@@ -88,14 +88,15 @@ fn dependencies(path: &str, text: &str, name: &str, table: &Table) -> Vec<Violat
     };
     let mut violations = Vec::new();
     let sections = ["dependencies", "build-dependencies"].iter().filter_map(|section| table.get(*section)?.as_table());
-    for dependency in sections.flat_map(Table::keys) {
+    for (dependency, wanted) in sections.flatten() {
         let is_ours = GRAPH.iter().any(|(ours, _)| ours == dependency);
         let line = text.lines().position(|line| line.starts_with(dependency.as_str())).map_or(1, |index| index + 1);
         if is_ours && !allowed.contains(&dependency.as_str()) {
             let advice = format!("`{name}` must not know `{dependency}`: see the crate graph in ARCHITECTURE.md");
             violations.push(violation(path, line, "crate-graph", advice));
         }
-        let is_harmless = ALLOWED_IN_PURE.contains(&dependency.as_str()) || dependency == ALLOWED_WITHOUT_FEATURES;
+        let plain = dependency == ALLOWED_WITHOUT_FEATURES && wanted.get("features").is_none();
+        let is_harmless = ALLOWED_IN_PURE.contains(&dependency.as_str()) || plain;
         if PURE_CRATES.contains(&name) && !is_ours && !is_harmless {
             let advice = format!("`{name}` is pure: do without `{dependency}`, or show in tidy that it does no I/O");
             violations.push(violation(path, line, "purity", advice));
@@ -126,6 +127,7 @@ mod tests {
     #[test]
     fn pure_crates_use_pure_crates() {
         check_lines("crates/cim/Cargo.toml", "[dependencies]\nthiserror = \"2\"\nuuid = \"1\"\n", &[]);
+        check_lines("crates/cim/Cargo.toml", "[dependencies]\nuuid = { features = [\"v4\"] }\n", &[("purity", 2)]);
         check_lines("crates/cim/Cargo.toml", "[dependencies]\ntokio = \"1\"\n", &[("purity", 2)]);
         check_lines("crates/cim/Cargo.toml", "[dev-dependencies]\nexpect-test = \"1\"\n", &[]);
         check_lines("crates/host/Cargo.toml", "[dependencies]\ntokio = \"1\"\n", &[]);

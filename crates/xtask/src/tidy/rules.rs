@@ -17,7 +17,8 @@ const EXPECTS_PER_THOUSAND_LINES: usize = 2;
 /// Crates that decide and never act.
 pub const PURE_CRATES: [&str; 7] = ["auth", "cim", "ledger", "qemu", "wsman", "hyperv", "sim"];
 /// What acting looks like.
-const IMPURE: [&str; 10] = [
+const IMPURE: [&str; 11] = [
+    "async",
     "std::fs",
     "std::net",
     "std::os",
