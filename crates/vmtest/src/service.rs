@@ -53,6 +53,12 @@ pub enum Error {
     },
 }
 
+/// An error with its causes, in one line.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(|error| error.to_string().replace('\n', " ")).collect::<Vec<_>>().join(": ")
+}
+
 /// Shorthand.
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use vmtest::agent::{Agent, ChainStatus};
-use vmtest::service::{BOOT, Error, Result, Service};
+use vmtest::service::{BOOT, Error, Result, Service, describe};
 
 /// The guest is filled with this many MiB of pages that it knows by heart.
 const FILLED_MIB: u32 = 128;
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("demo failed: {error}");
+            eprintln!("demo failed: {}", describe(&error));
             ExitCode::FAILURE
         }
     }

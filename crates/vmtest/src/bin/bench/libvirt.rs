@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use vmtest::agent::Agent;
-use vmtest::service::{Error, Result};
+use vmtest::service::{Error, Result, describe};
 
 use crate::contender::{Contender, Returned, Setup, Taken, disks, first_answer, present};
 use crate::facts::Accelerator;
@@ -55,7 +55,7 @@ impl Connection {
                     let version = text.lines().find_map(|line| line.strip_prefix("Using library: libvirt "));
                     return Ok(Self { uri, version: version.unwrap_or("of unknown version").to_owned() });
                 }
-                Err(error) => reasons.push(tool::describe(&error)),
+                Err(error) => reasons.push(describe(&error)),
             }
         }
         Err(format!("no libvirtd answers: {}", reasons.join("; ")))
@@ -190,7 +190,7 @@ impl Contender for Libvirt {
             if let Err(error) = reverted {
                 self.remark(format!(
                     "brought back by hand (virsh restore onto new overlays), because {}",
-                    tool::describe(&error)
+                    describe(&error)
                 ));
                 // Not to be charged with the refusal.
                 let begin = Instant::now();
@@ -208,7 +208,7 @@ impl Contender for Libvirt {
     fn delete(&mut self, name: &str) -> Result<Duration> {
         let begin = Instant::now();
         let Err(error) = self.virsh(&["snapshot-delete", DOMAIN, name]) else { return Ok(begin.elapsed()) };
-        self.remark(format!("deleted by hand (virsh blockcommit), because {}", tool::describe(&error)));
+        self.remark(format!("deleted by hand (virsh blockcommit), because {}", describe(&error)));
         let begin = Instant::now();
         self.delete_by_hand(name)?;
         Ok(begin.elapsed())

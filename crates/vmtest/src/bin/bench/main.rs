@@ -26,7 +26,7 @@ use measure::{Load, Row};
 use options::{Options, Who};
 use plain::Plain;
 use snapvisor::Snapvisor;
-use vmtest::service::{Error, Result};
+use vmtest::service::{Error, Result, describe};
 
 /// What the guest rewrites per second unless it goes as fast as it can.
 const MODERATE: Load = Load::Rate(100);
@@ -88,11 +88,10 @@ fn ours(setup: Setup, rounds: usize) -> Vec<Row> {
         measure::prepare(&mut guest, setup.mib)?;
         measure::snapshots(&mut guest, rounds, &mut moderate)?;
         // The fast one in between, because a guest that was brought back keeps its memory in another way.
-        fastest.failure =
-            measure::snapshots(&mut guest, rounds, &mut fastest).err().map(|error| tool::describe(&error));
+        fastest.failure = measure::snapshots(&mut guest, rounds, &mut fastest).err().map(|error| describe(&error));
         measure::returns(&mut guest, rounds, &mut moderate)
     });
-    moderate.failure = measured.err().map(|error| tool::describe(&error));
+    moderate.failure = measured.err().map(|error| describe(&error));
     vec![moderate, fastest]
 }
 
@@ -105,6 +104,6 @@ fn theirs<C: Contender>(name: &str, setup: Setup, rounds: usize, boot: impl FnOn
         row.remarks = guest.remarks();
         measured
     });
-    row.failure = measured.err().map(|error| tool::describe(&error));
+    row.failure = measured.err().map(|error| describe(&error));
     row
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use vmtest::options;
 use vmtest::powercut::{self, Findings, Plan, export};
+use vmtest::service::describe;
 
 const USAGE: &str = "usage: cargo xtask powercut [--seed N] [--cuts N] [--operations N]";
 
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("powercut failed, seed {}: {error}", plan.seed);
+            eprintln!("powercut failed, seed {}: {}", plan.seed, describe(&error));
             ExitCode::FAILURE
         }
     }

@@ -8,7 +8,7 @@ mod options;
 
 use std::process::ExitCode;
 
-use vmtest::service::Result;
+use vmtest::service::{Result, describe};
 use vmtest::torture::{self, phases, tally::Tally};
 
 /// Kills of each kind of operation, spread over the time that it takes, besides those in each of its stages.
@@ -38,7 +38,7 @@ fn conclude(what: &str, ended: &Result<()>, tally: &Tally) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("torture failed, {what}: {error}");
+            eprintln!("torture failed, {what}: {}", describe(error));
             ExitCode::FAILURE
         }
     }
