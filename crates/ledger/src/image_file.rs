@@ -186,7 +186,7 @@ pub(crate) fn require_free(state: &State, root: &Path, job: JobId, work: &ImageW
 }
 
 /// A layer of a machine is not for others to write, nor to read while its machine may write it.
-fn require_unused(state: &State, path: &Path, writes: bool) -> Result<(), Failure> {
+pub(crate) fn require_unused(state: &State, path: &Path, writes: bool) -> Result<(), Failure> {
     let used = state.layers.values().find(|layer| layer.path == path && (writes || layer.origin != Origin::Backing));
     let Some(layer) = used else { return Ok(()) };
     let owner = state.vms.get(&layer.vm).map_or_else(|| layer.vm.to_string(), |vm| vm.name.clone());

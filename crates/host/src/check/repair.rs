@@ -13,7 +13,7 @@ use ledger::state::State;
 use super::findings::Repair;
 use crate::account::{self, Account};
 use crate::fault;
-use crate::hands::sync_directory_of;
+use crate::hands::{sync_directory_of, sync_file};
 use crate::inventory;
 use crate::layout::Layout;
 use crate::seal::{Sealed, Seals};
@@ -89,7 +89,7 @@ fn rebase(qemu_img: &Path, path: &Path, backing: Option<&(PathBuf, Format)>) -> 
     };
     let output = command.arg(path).output()?;
     if output.status.success() {
-        return Ok(());
+        return sync_file(path);
     }
     Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " / ")))
 }

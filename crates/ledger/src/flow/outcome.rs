@@ -164,23 +164,14 @@ impl Turn<'_> {
 
     /// Puts an inspected image into its drive.
     fn inspected(&mut self, job: JobId, vm: VmId, drive: DeviceId, chain: &[InspectedImage]) {
-        // The top one will be written, the others are only read.
-        let claimed = chain.iter().enumerate().find_map(|(depth, image)| {
-            image_file::require_unclaimed(&self.state, &image.path, Some(job), depth == 0).err()
+        let refused = chain.iter().enumerate().find_map(|(depth, image)| {
+            // The top one will be written, the others are only read.
+            let writes = depth == 0;
+            let unclaimed = image_file::require_unclaimed(&self.state, &image.path, Some(job), writes);
+            unclaimed.and_then(|()| image_file::require_unused(&self.state, &image.path, writes)).err()
         });
-        if let Some(failure) = claimed {
+        if let Some(failure) = refused {
             return self.end(job, JobState::Failed(failure));
-        }
-        let used = |image: &InspectedImage| self.state.layers.values().find(|layer| layer.path == image.path).cloned();
-        if let Some(layer) = chain.first().and_then(used) {
-            let owner = self.state.vms.get(&layer.vm).map_or_else(|| layer.vm.to_string(), |vm| vm.name.clone());
-            let failure =
-                Failure::new(Kind::InUse, format!("'{}' already belongs to machine '{owner}'", layer.path.display()));
-            return self.end(job, JobState::Failed(failure));
-        }
-        if let Some(layer) = chain.iter().skip(1).filter_map(used).find(|layer| layer.origin != Origin::Backing) {
-            let text = format!("its backing file '{}' is written by another machine", layer.path.display());
-            return self.end(job, JobState::Failed(Failure::new(Kind::InUse, text)));
         }
         let mut ids = IdSource::new(job.0.as_u128());
         let mut below = None;

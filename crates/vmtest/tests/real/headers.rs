@@ -124,7 +124,7 @@ fn an_image_brings_nothing_of_others() {
     let disk = service.directory().join("g-0.qcow2");
     let expected = match rustix::process::geteuid().is_root() {
         true => "error: the backing file DIR/g-0.qcow2 was given to another machine",
-        false => "error: its backing file 'DIR/g-0.qcow2' is written by another machine",
+        false => "error: 'DIR/g-0.qcow2' belongs to machine 'g' and its snapshots",
     };
     assert_eq!(attach(&disk, "qcow2"), expected);
     service.ok(&words("vm stop g")).unwrap();

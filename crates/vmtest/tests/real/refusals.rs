@@ -132,7 +132,8 @@ fn disk_images_that_cannot_be() {
         "vm create h --disk {dir}/g-1.qcow2",
         &expect![[r#"
         4
-        error: '{dir}/g-1.qcow2' already belongs to machine 'g'
+        error: '{dir}/g-1.qcow2' belongs to machine 'g' and its snapshots
+        hint: use another file, or take the disk out of the machine first
     "#]],
     );
 }
