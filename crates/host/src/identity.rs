@@ -98,7 +98,8 @@ impl Handle {
     pub fn open(identity: Identity) -> io::Result<Self> {
         let pid = Pid::from_raw(identity.pid).ok_or(io::ErrorKind::NotFound)?;
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
-            rustix::io::Errno::SRCH => io::ErrorKind::NotFound.into(),
+            // The latter, before Linux 6.16, if the number is a thread's now.
+            rustix::io::Errno::SRCH | rustix::io::Errno::INVAL => io::ErrorKind::NotFound.into(),
             other => io::Error::from(other),
         })?;
         // Looked at after the pidfd is open: the process started before that, so if it is ours now it was ours then.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use ledger::event::{InspectedImage, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::snapshot::Format;
-use qemu::qcow2::{Header, Qcow2Error};
+use qemu::qcow2::{Header, INCOMPATIBLE_DIRTY, Qcow2Error};
 
 use crate::account::{self, AccessError, Account};
 use crate::backing::Rules;
@@ -130,7 +130,11 @@ fn look(rules: &Rules, path: &Path, format: Format, is_top: Option<bool>) -> Res
     let (size, backing) = match format {
         Format::Raw => (raw_size(&path, &head, length)?, None),
         Format::Qcow2 => {
-            let header = Header::read_plain(&head).map_err(|error| bad_qcow2(&path, &error))?;
+            let header = Header::read(&head).map_err(|error| bad_qcow2(&path, &error))?;
+            if header.incompatible & INCOMPATIBLE_DIRTY != 0 || header.lazy && is_top == Some(true) {
+                return Err(lazy(&path));
+            }
+            header.require_plain().map_err(|error| bad_qcow2(&path, &error))?;
             (header.size, backing_of(rules, &path, &header)?)
         }
     };
@@ -170,6 +174,11 @@ fn bad_qcow2(path: &Path, error: &Qcow2Error) -> Failure {
         }
         _ => failure,
     }
+}
+
+fn lazy(path: &Path) -> Failure {
+    let advice = format!("run `qemu-img amend -o lazy_refcounts=off {}` first", account::shell_word(path));
+    invalid(path, "keeps its reference counts late, which loses data when an emulator is killed").hint(advice)
 }
 
 fn backing_of(rules: &Rules, path: &Path, header: &Header) -> Result<Option<(PathBuf, Format)>, Failure> {
@@ -223,6 +232,7 @@ pub fn invalid(path: &Path, what: &str) -> Failure {
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::os::unix::fs::FileExt;
 
     use crate::disk;
     use expect_test::{Expect, expect};
@@ -260,14 +270,22 @@ mod tests {
             File::create(self.0.path().join(name)).unwrap().set_len(bytes).unwrap();
         }
 
+        fn says(&self, name: &str, expected: &str) {
+            assert_eq!(self.text(name, None), expected);
+        }
+
         fn check(&self, name: &str, format: Option<Format>, expected: Expect) {
+            expected.assert_eq(&self.text(name, format));
+        }
+
+        fn text(&self, name: &str, format: Option<Format>) -> String {
             let text = match chain(&self.rules(), &self.0.path().join(name), format, true) {
                 Ok(chain) => {
                     chain.iter().map(|i| format!("{} {:?} {}\n", i.path.display(), i.format, i.size)).collect()
                 }
                 Err(failure) => format!("{:?}: {}\n", failure.kind, failure.full_text()),
             };
-            expected.assert_eq(&text.replace(&self.0.path().display().to_string(), "DIR"));
+            text.replace(&self.0.path().display().to_string(), "DIR")
         }
     }
 
@@ -317,6 +335,26 @@ mod tests {
             InvalidParameter: DIR/other.img has 2 names, and may be in use under another one: make a copy and take that
         "#]],
         );
+    }
+
+    #[test]
+    fn an_image_with_late_reference_counts_is_refused() {
+        let folder = Folder::new();
+        folder.qcow2("late.qcow2", None);
+        folder.qcow2("top.qcow2", Some(("late.qcow2", graph::Format::Qcow2)));
+        let set = |offset, bits: u64| {
+            let file = OpenOptions::new().write(true).open(folder.path("late.qcow2")).unwrap();
+            file.write_all_at(&bits.to_be_bytes(), offset).unwrap();
+        };
+        let advice = "run `qemu-img amend -o lazy_refcounts=off DIR/late.qcow2` first";
+        let refused = format!(
+            "InvalidParameter: DIR/late.qcow2 keeps its reference counts late, which loses data when an emulator is killed: {advice}\n"
+        );
+        set(80, 1);
+        folder.says("late.qcow2", &refused);
+        folder.says("top.qcow2", "DIR/top.qcow2 Qcow2 1048576\nDIR/late.qcow2 Qcow2 1048576\n");
+        set(72, 1);
+        folder.says("top.qcow2", &refused);
     }
 
     #[test]

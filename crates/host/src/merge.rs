@@ -24,9 +24,9 @@ use crate::executor::{Attempt, Ending};
 use crate::fault;
 use crate::hands::Hands;
 use crate::headers;
-use crate::machines::GuestState;
+use crate::machines::{self, GuestState};
 use crate::process::{self, Process, Program, Talking, listen_on_standard_input};
-use crate::qmp_socket::Monitor;
+use crate::qmp_socket::{Monitor, MonitorError};
 use crate::spec;
 
 /// How long the storage daemon may take to greet us.
@@ -51,38 +51,43 @@ pub async fn merge(attempt: &Attempt, vm: VmId, order: MergeOrder, live: bool) -
 
 /// A merge of the live top failed, perhaps before it had looked at what an earlier attempt left: that one may have switched the process to
 /// the lower layer, and the record still says the upper one. A guest that runs has never been switched. One that stands still on the
-/// upper layer, with no job left that could switch it, is shown as paused. On the lower one it must not run, nor
-/// where a process that answers cannot say. One that cannot be reached at all is left alone: to end it would cost a guest that runs.
+/// upper layer, with no job left that could switch it, is shown as paused. On the lower one it must not run. One that does not answer
+/// is left alone: to end it would cost a guest that runs.
 async fn settle(attempt: &Attempt, vm: VmId, order: &MergeOrder, failure: Failure) -> Failure {
-    let running = match attempt.machines().find(vm).await {
+    let running = match attempt.machines().find_within(vm, COMMAND_PATIENCE).await {
         Ok(Some(running)) => running,
         // An earlier attempt may have ended it, and its word not have been heard.
         Ok(None) => return Failure { kind: Kind::MachineGone, ..failure },
         Err(_) => return failure,
     };
-    if matches!(running.guest_state().await, Ok(GuestState::Running)) {
-        return failure;
+    let job = has_job(&running.monitor, &procedure(order, Where::Machine, attempt).job()).await;
+    let on_record = writes_to(&running.monitor, &spec::layer(&order.upper)).await;
+    // Answers come in the order of the questions: who answers this one has been asked the others.
+    let state = machines::guest_state(&running.monitor, COMMAND_PATIENCE).await;
+    match (job, on_record, state) {
+        (_, _, Err(_) | Ok(GuestState::Running)) | (Err(_), _, _) | (_, Err(_), _) => failure,
+        (Ok(false), Ok(true), Ok(_)) => {
+            attempt.tell(vm, MachineChange::Stopped);
+            failure
+        }
+        (Ok(_), Ok(_), Ok(_)) => {
+            running.end(QUIT_PATIENCE).await;
+            turned_off(vm, &failure)
+        }
     }
-    let job = procedure(order, Where::Machine, attempt).job();
-    if !has_job(&running.monitor, &job).await && writes_to(&running.monitor, &spec::layer(&order.upper)).await {
-        attempt.tell(vm, MachineChange::Stopped);
-        return failure;
-    }
-    running.end(QUIT_PATIENCE).await;
-    turned_off(vm, &failure)
 }
 
-/// Whether a device reads through a layer; not if nobody can say.
-async fn writes_to(monitor: &Monitor, layer: &Layer) -> bool {
-    let answer = monitor.execute(graph::query(), Vec::new(), COMMAND_PATIENCE).await;
-    answer.is_ok_and(|answer| !Graph::read(&answer).chain_of(layer).is_empty())
+/// Whether a device reads through a layer.
+async fn writes_to(monitor: &Monitor, layer: &Layer) -> Result<bool, MonitorError> {
+    let answer = monitor.execute(graph::query(), Vec::new(), COMMAND_PATIENCE).await?;
+    Ok(!Graph::read(&answer).chain_of(layer).is_empty())
 }
 
-/// Whether there is a job of this name; it counts as there if nobody can say.
-async fn has_job(monitor: &Monitor, name: &str) -> bool {
-    let answer = monitor.execute(Command::new("query-jobs"), Vec::new(), COMMAND_PATIENCE).await;
+/// Whether there is a job of this name.
+async fn has_job(monitor: &Monitor, name: &str) -> Result<bool, MonitorError> {
+    let jobs = monitor.execute(Command::new("query-jobs"), Vec::new(), COMMAND_PATIENCE).await?;
     let is_it = |job: &Value| job.get("id").and_then(Value::as_str) == Some(name);
-    answer.map_or(true, |jobs| jobs.as_array().into_iter().flatten().any(is_it))
+    Ok(jobs.as_array().into_iter().flatten().any(is_it))
 }
 
 fn turned_off(vm: VmId, why: &dyn std::fmt::Display) -> Failure {

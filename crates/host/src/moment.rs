@@ -269,6 +269,10 @@ async fn give_up(what: &str, directory: Option<PathBuf>, failed: &CaptureFailed,
             .hint("wait until that has ended, then try again"),
         SaveError::RunState { .. } => Failure::new(Kind::InvalidState, format!("could not {what}: {}", failed.reason))
             .hint("resume or restart the machine, then try again"),
+        SaveError::OtherLayer { .. } => {
+            Failure::new(Kind::InvalidState, format!("could not {what}: {}", failed.reason))
+                .hint("a merge that sets this right follows at once: try again, or turn the machine off and on")
+        }
         SaveError::Cancelled => control::cancelled("the capture"),
     };
     if failure.kind == Kind::NoSpace {

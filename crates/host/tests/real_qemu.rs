@@ -383,7 +383,7 @@ async fn an_overlay_that_the_process_never_took_is_merged_away() {
     let capture = Effect::Capture { spec: spec.clone(), overlays, memory, resume: true };
     let refused = world.run(capture).await.unwrap_err();
     println!("  {}", refused.failure.full_text());
-    assert_eq!((refused.failure.kind, refused.switched), (Kind::Failed, false));
+    assert_eq!((refused.failure.kind, refused.switched), (Kind::InvalidState, false));
     let merge = |direction| Effect::Merge { vm: VM, order: order(&spec, 0, direction), live: true };
     let refused = world.run(merge(MergeDirection::Up)).await.unwrap_err();
     println!("  {}", refused.failure.full_text());

@@ -55,7 +55,10 @@ pub fn next_tidy(state: &State, vm: VmId) -> Option<Tidy> {
     };
     let pairs = || idle().filter(|layer| layer.origin != Origin::Backing).filter_map(pair);
     let begun = |(upper, _): &(LayerId, LayerId)| state.layers.get(upper).is_some_and(|upper| upper.merging.is_some());
-    let (upper, lower) = pairs().find(begun).or_else(|| pairs().next())?;
+    let begun: Vec<_> = pairs().filter(begun).collect();
+    // The lowest one: of those above it a process may not have the layers yet.
+    let lowest = begun.iter().find(|(_, lower)| !begun.iter().any(|(upper, _)| upper == lower)).copied();
+    let (upper, lower) = lowest.or_else(|| pairs().next())?;
     Some(Tidy::Merge { upper, lower })
 }
 

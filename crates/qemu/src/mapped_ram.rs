@@ -13,6 +13,10 @@
 //! * a background snapshot writes the device state before the pages and never the bitmaps. They are filled: every page in a
 //!   data extent was written, and every page in a hole is zero.
 //!
+//! * the flash of UEFI variables is memory to QEMU, but neither are writes to it noticed nor is it protected (tried with 10.0.2): a live
+//!   save may keep what was there before the moment, a background snapshot what came after. Its bits are cleared, and what
+//!   QEMU has read from the image stays, which is of the moment.
+//!
 //! Then comes the *sidecar*: a sparse file that is the stream without the pages of [`RAM`](crate::launch::RAM) and with
 //! that block's bitmap all zero, so that loading it fills in everything but the mapped memory. QEMU never zeroes pages
 //! whose bit is clear when it loads with `-incoming` (as of 10.2 it does so for `loadvm` only, where RAM may be used).
@@ -25,6 +29,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::launch::RAM;
+
+/// Block of the flash that holds UEFI variables: the second one of the machine, `pflash1`.
+const FLASH: &str = "system.flash1";
 
 /// Most bytes of headers read. A machine type name and a few capability names take some hundred bytes.
 pub const HEADER_BYTES_MAX: u64 = 64 << 10;
@@ -160,6 +167,9 @@ pub fn seal<S: Storage>(memory: &mut S, sidecar: &mut S, fill_bitmaps: bool) -> 
         }
     } else {
         zero_stale_pages(memory, image.ram()?)?;
+    }
+    if let Some(flash) = image.blocks.iter().find(|block| block.name == FLASH) {
+        memory.write_at(flash.bitmap_offset, &vec![0; Bitmap::read(memory, flash)?.bytes.len()])?;
     }
     write_sidecar(memory, sidecar, image.ram()?)?;
     Ok(layout)

@@ -269,9 +269,8 @@ impl Merging {
         execute(Command::new("query-status"), |reply, now| match reply {
             Err(error) => self.fail(error, now),
             Ok(status) => {
-                let running = status.get("running").and_then(Value::as_bool).unwrap_or(false);
                 self.switched = self.order.switches_live_layer();
-                self.stopped = self.switched && !running;
+                self.stopped = self.switched && !may_run(&status);
                 self.dismiss()
             }
         })
@@ -369,18 +368,16 @@ impl Merging {
         }
         execute(Command::new("query-status"), |reply, now| match reply {
             Err(error) => self.fail(error, now),
-            Ok(status) if status.get("running").and_then(Value::as_bool) == Some(true) => {
-                execute(Command::new("stop"), |reply, now| match reply {
-                    Err(error) => {
-                        self.stopped = error.leaves_open();
-                        self.fail(error, now)
-                    }
-                    Ok(_) => {
-                        self.stopped = true;
-                        self.complete()
-                    }
-                })
-            }
+            Ok(status) if may_run(&status) => execute(Command::new("stop"), |reply, now| match reply {
+                Err(error) => {
+                    self.stopped = error.leaves_open();
+                    self.fail(error, now)
+                }
+                Ok(_) => {
+                    self.stopped = true;
+                    self.complete()
+                }
+            }),
             Ok(_) => {
                 self.stopped = self.resumed;
                 self.complete()
@@ -419,8 +416,8 @@ impl Merging {
         })
     }
 
-    /// QEMU flushes a layer that a job has written to when it closes it or makes it read-only again, and else not (tried with
-    /// 10.0.2): a live layer that was copied into has its newest tables in QEMU's memory. Content first, because the guest waits
+    /// QEMU flushes a layer that a job has written to when it closes it, makes it read-only again or switches to it. `block-stream`
+    /// into the live layer does none of these (tried with 10.0.2), and the newest tables stay in QEMU's memory. Content first, because the guest waits
     /// while QEMU flushes.
     fn flush(self: Box<Self>) -> Next {
         ask(HostRequest::Sync { paths: vec![self.order.upper.path.clone()] }, |reply, now| match reply {
@@ -467,11 +464,11 @@ impl Merging {
     #[expect(clippy::boxed_local, reason = "every other state is boxed, and callers hold the box")]
     fn fail(self: Box<Self>, reason: impl Into<MergeError>, _: Now) -> Next {
         let reason = reason.into();
+        if (self.switched || self.completing) && self.order.switches_live_layer() {
+            return finish(Err(MergeError::AfterSwitch(Box::new(reason))));
+        }
         if !self.stopped {
             return finish(Err(reason));
-        }
-        if self.switched || self.completing {
-            return finish(Err(MergeError::AfterSwitch(Box::new(reason))));
         }
         execute(Command::new("cont"), |_, _| finish(Err(reason)))
     }
@@ -485,6 +482,12 @@ impl Merging {
             }
         })
     }
+}
+
+/// Whether the guest runs, or may on its own: one in standby wakes up.
+fn may_run(status: &Value) -> bool {
+    let suspended = status.get("status").and_then(Value::as_str) == Some("suspended");
+    suspended || status.get("running").and_then(Value::as_bool) == Some(true)
 }
 
 fn find_job(jobs: &Value, id: &str) -> Option<Job> {

@@ -160,6 +160,12 @@ pub enum SaveError {
         /// What is missing.
         capability: &'static str,
     },
+    /// The process writes to another layer than the one that is to be frozen.
+    #[error("the machine's process does not write to {}, which is on record as its disk", path.display())]
+    OtherLayer {
+        /// The one that is on record.
+        path: PathBuf,
+    },
     /// Another migration goes on in the process.
     #[error("the memory of this machine is being saved or moved already")]
     Busy,

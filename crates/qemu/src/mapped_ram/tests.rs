@@ -58,7 +58,7 @@ impl Storage for Sparse {
     }
 }
 
-/// A file as QEMU writes it, with `pc.ram` of 70 pages and a small block; pages listed are written, and have their bit set if
+/// A file as QEMU writes it, with `pc.ram` of 70 pages and two small blocks; pages listed are written, and have their bit set if
 /// the flag says so.
 fn saved(pages: &[(u64, bool)]) -> Sparse {
     let mut file = Sparse::default();
@@ -80,11 +80,11 @@ fn saved(pages: &[(u64, bool)]) -> Sparse {
     head.extend(b"ram");
     head.extend(0u32.to_be_bytes());
     head.extend(4u32.to_be_bytes());
-    head.extend((72 * PAGE + 4).to_be_bytes());
+    head.extend((74 * PAGE + 4).to_be_bytes());
     file.write_at(0, &head).unwrap();
     let mut offset = head.len() as u64;
     let mut pages_offset = 1 << 20;
-    for (name, count) in [("pc.ram", 70u64), ("pc.bios", 2)] {
+    for (name, count) in [("pc.ram", 70u64), ("pc.bios", 2), ("system.flash1", 2)] {
         let mut header = vec![name.len() as u8];
         header.extend(name.as_bytes());
         header.extend((count * PAGE).to_be_bytes());
@@ -134,6 +134,10 @@ fn check(pages: &[(u64, bool)], fill: bool, expected: &[u64]) {
     assert_eq!(bios.name, "pc.bios");
     let bits = |file: &Sparse| Bitmap::read(file, bios).unwrap().bytes;
     assert_eq!(bits(&sidecar), bits(&memory), "the other blocks come from the sidecar");
+    for file in [&memory, &sidecar] {
+        let flash = &Image::read(file).unwrap().blocks[2];
+        assert_eq!(Bitmap::read(file, flash).unwrap().bytes, [0; 8], "the flash comes from its image");
+    }
     let mut bytes = [[0; PAGE as usize]; 2];
     sidecar.read_at(bios.pages_offset, &mut bytes[0]).unwrap();
     memory.read_at(bios.pages_offset, &mut bytes[1]).unwrap();
@@ -158,7 +162,7 @@ fn headers_are_read() {
     assert_eq!(image.machine_type, "pc-q35-10.0");
     let blocks: Vec<_> =
         image.blocks.iter().map(|block| (block.name.as_str(), block.pages(), block.pages_offset)).collect();
-    assert_eq!(blocks, [("pc.ram", 70, 1 << 20), ("pc.bios", 2, 3 << 20)]);
+    assert_eq!(blocks, [("pc.ram", 70, 1 << 20), ("pc.bios", 2, 3 << 20), ("system.flash1", 2, 5 << 20)]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::convergence::{Convergence, Sample, Verdict, last_resort};
 use super::migration::{self, Look, Phase, Status};
 use super::{Capture, CaptureFailed, Captured, MEMORY_FILE, Method, Policy, SIDECAR_FILE, Save, SaveError};
-use crate::graph::{self, DiskIo, Overlay};
+use crate::graph::{self, DiskIo, Graph, Layer, Overlay};
 use crate::mapped_ram::Layout;
 use crate::procedure::{
     CommandError, FileKey, HostFailure, HostReply, HostRequest, HostResult, Micros, Now, Procedure, Progress, Step,
@@ -128,7 +128,7 @@ impl Job {
 
     fn ask_abilities(mut self: Box<Self>, now: Now) -> Next {
         if self.directory.is_none() {
-            return self.add_overlays(now);
+            return self.look_at_graph(now);
         }
         migration::abilities(|abilities, now| {
             match abilities {
@@ -141,7 +141,7 @@ impl Job {
                 }
             }
             self.choose_for_paused();
-            self.add_overlays(now)
+            self.look_at_graph(now)
         })
     }
 
@@ -154,6 +154,27 @@ impl Job {
 
     fn may_go_background(&self) -> bool {
         self.policy.background && self.abilities.can("background-snapshot")
+    }
+
+    /// QEMU puts an overlay on any node, also on one that no device reads through: the guest would write to what is frozen then.
+    fn look_at_graph(self: Box<Self>, now: Now) -> Next {
+        if self.overlays.is_empty() {
+            return self.add_overlays(now);
+        }
+        execute(graph::query(), |reply, now| {
+            let graph = match reply {
+                Ok(answer) => Graph::read(&answer),
+                Err(error) => return self.fail(error, now),
+            };
+            let is_live = |layer: &Layer| graph.chain_of(layer).first().is_some_and(|top| *top == layer.node());
+            match self.overlays.iter().map(|overlay| &overlay.parent).find(|parent| !is_live(parent)) {
+                Some(layer) => {
+                    let path = layer.path.clone();
+                    self.fail(SaveError::OtherLayer { path }, now)
+                }
+                None => self.add_overlays(now),
+            }
+        })
     }
 
     fn add_overlays(mut self: Box<Self>, now: Now) -> Next {
@@ -188,12 +209,12 @@ impl Job {
         migration::execute_all(commands, now, |result, now| match result {
             Ok(()) => self.hand_over_files(),
             // The capability is always listed; that host or memory do not allow it shows only when it is set.
-            Err(CommandError::Refused { refusal, .. })
-                if self.method == Method::Background && self.policy.only.is_none() =>
+            Err(ref error @ CommandError::Refused { ref refusal, .. })
+                if self.method == Method::Background && self.policy.only.is_none() && !error.leaves_open() =>
             {
                 self.method = Method::Stopped;
                 self.policy.background = false;
-                self.reason = Some(refusal.desc);
+                self.reason = Some(refusal.desc.clone());
                 self.configure(now)
             }
             Err(error) => self.fail(error, now),
@@ -212,8 +233,22 @@ impl Job {
 
     fn stop_first(self: Box<Self>) -> Next {
         execute(Command::new("stop"), |reply, now| match reply {
-            Ok(_) => self.start(now),
+            Ok(_) => self.see_it_paused(),
             Err(error) => self.fail(error, now),
+        })
+    }
+
+    /// A guest that resets at that moment is in `prelaunch`, and QEMU 10.0.2 aborts on a background save of it.
+    fn see_it_paused(self: Box<Self>) -> Next {
+        execute(Command::new("query-status"), |reply, now| match reply {
+            Err(error) => self.fail(error, now),
+            Ok(status) => match status.get("status").and_then(|state| state.as_str()) {
+                Some("paused") => self.start(now),
+                state => {
+                    let state = state.unwrap_or_default().to_owned();
+                    self.fail(SaveError::RunState { state }, now)
+                }
+            },
         })
     }
 

@@ -48,6 +48,7 @@ fn a_live_capture_switches_disks_before_it_continues() {
         capture(),
         expect![[r#"
             Ok("live") running
+            x-debug-query-block-graph
             blockdev-add
             open Memory
             migrate-set-capabilities
@@ -72,6 +73,7 @@ fn a_guest_that_does_not_converge_is_captured_in_the_background() {
         capture(),
         expect![[r#"
             Ok("background") running
+            x-debug-query-block-graph
             blockdev-add
             open Memory
             migrate-set-capabilities
@@ -102,6 +104,7 @@ fn without_page_protection_the_guest_is_stopped() {
         Capture { policy, ..capture() },
         expect![[r#"
             Ok("stopped") running
+            x-debug-query-block-graph
             blockdev-add
             open Memory
             migrate-set-capabilities
@@ -135,6 +138,7 @@ fn disks_alone_need_no_pause() {
         Capture { memory: None, ..capture() },
         expect![[r#"
             Ok("disks only") running
+            x-debug-query-block-graph
             blockdev-add
             transaction
             sync 2"#]],
@@ -202,6 +206,18 @@ fn trouble_at_every_action_leaves_the_guest_running() {
             }
         }
     }
+}
+
+/// QEMU would put the overlay on it, and the guest go on writing to what is frozen then.
+#[test]
+fn a_layer_that_no_device_reads_through_is_not_captured() {
+    let mut qemu = qemu();
+    let parent = Layer { id: Uuid::from_u128(77), path: "/disks/77".into(), format: Format::Qcow2 };
+    qemu.nodes.insert(parent.node());
+    let overlays = vec![Overlay { parent, ..overlay() }];
+    let failed = qemu.drive(Capture { overlays, ..capture() }, Trouble::None).unwrap_err();
+    assert_eq!(failed.to_string(), "the machine's process does not write to /disks/77, which is on record as its disk");
+    assert_eq!((failed.switched, qemu.chain.len(), qemu.state), (false, 1, "running"));
 }
 
 #[test]
