@@ -147,14 +147,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "a guest runs on although the switch may have happened",
         "qemu/src/merge.rs",
-        "if self.switched || self.completing {",
+        "if (self.switched || self.completing) && self.order.switches_live_layer() {",
         "if self.switched {",
     ),
     mutant(
         "a stop for an earlier attempt is not noticed",
         "qemu/src/merge.rs",
-        "self.stopped = self.switched && !running;",
-        "self.stopped = false;",
+        "self.stopped = self.switched && !may_run(&status);",
+        "self.stopped = self.resumed && !may_run(&status);",
     ),
     mutant(
         "a merged layer is not brought to stable storage",
