@@ -411,7 +411,12 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_process_comes_with_its_last_words() {
         let root = tempfile::tempdir().unwrap();
-        let spawned = program(root.path(), "echo first; echo no such machine >&2; exit 3").start().unwrap();
+        let script = "echo first; until test -e \"$0\"; do :; done; echo no such machine >&2; exit 3";
+        let go_on = root.path().join("go on");
+        let mut program = program(root.path(), script);
+        program.arguments.push(go_on.clone().into());
+        let spawned = program.start().unwrap();
+        fs::write(go_on, "").unwrap();
         let gone = spawned.process.ended().await;
         assert_eq!(gone.to_string(), "exit status: 3; its last words: first / no such machine");
     }
