@@ -107,7 +107,7 @@ async fn quit(attempt: &Attempt, vm: VmId) -> Ending {
         Ok(None) => {}
         Err(error) => {
             let killed = attempt.machines().kill(vm, &error).await;
-            killed.map_err(|error| fault::look("turn the machine off", &error))?;
+            killed.map_err(|error| fault::monitor("turn the machine off", &error))?;
         }
     }
     Ok(Outcome::Done)

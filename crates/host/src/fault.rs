@@ -60,12 +60,6 @@ pub fn kind_of_words(words: &str) -> Kind {
     table.iter().find(|(text, _)| words.contains(text)).map_or(Kind::Failed, |(_, kind)| *kind)
 }
 
-/// Whether a machine has a process could not be found out, and `what` was not done.
-pub fn look(what: &str, error: &io::Error) -> Failure {
-    Failure::new(Kind::Failed, format!("could not {what}: could not look for its process: {error}"))
-        .hint("if the service has too many files open, raise LimitNOFILE; then try again")
-}
-
 /// A machine without a process was to do something.
 pub fn no_process(vm: VmId) -> Failure {
     Failure::new(Kind::MachineGone, format!("the process of machine {vm} is gone")).hint("start the machine again")
@@ -84,7 +78,13 @@ pub fn monitor(what: &str, error: &MonitorError) -> Failure {
         MonitorError::Timeout { .. } => Kind::Timeout,
         MonitorError::Unknown { .. } | MonitorError::Connect { .. } | MonitorError::Handshake { .. } => Kind::Failed,
     };
-    Failure::new(kind, format!("could not {what}: {error}"))
+    let failure = Failure::new(kind, format!("could not {what}: {error}"));
+    match error {
+        MonitorError::Unknown { .. } => {
+            failure.hint("if the service has too many files open, raise LimitNOFILE; then try again")
+        }
+        _ => failure,
+    }
 }
 
 /// A command of a procedure failed.

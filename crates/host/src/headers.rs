@@ -100,11 +100,20 @@ pub fn verify(image: &Image, below: &[Image]) -> Result<Header, Failure> {
 fn read(path: &Path) -> Result<Header, Failure> {
     let head = account::open_itself(path).and_then(head_of);
     let head = head.map_err(|error| fault::file("read the header of", path, &error))?;
+    if Header::read(&head).is_ok_and(|header| header.is_dirty()) {
+        let text = format!("{} was not closed in order, and its reference counts may be stale", path.display());
+        return Err(Failure::new(Kind::Failed, text).hint(early_counts(path)));
+    }
     Header::read_plain(&head).map_err(|error| {
         Failure::new(Kind::Failed, format!("{} is not the image that is on record: {error}", path.display())).hint(
             "something wrote another header into it; go back to a snapshot, or put a good copy of the file in its place",
         )
     })
+}
+
+/// What to do with an image whose reference counts are written late: this repairs them, too.
+pub fn early_counts(path: &Path) -> String {
+    format!("run `qemu-img amend -o lazy_refcounts=off {}` first", account::shell_word(path))
 }
 
 fn length(path: &Path) -> Result<u64, Failure> {

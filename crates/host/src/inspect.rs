@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use ledger::event::{InspectedImage, Outcome};
 use ledger::failure::{Failure, Kind};
 use ledger::snapshot::Format;
-use qemu::qcow2::{Header, INCOMPATIBLE_DIRTY, Qcow2Error};
+use qemu::qcow2::{Header, Qcow2Error};
 
 use crate::account::{self, AccessError, Account};
 use crate::backing::Rules;
@@ -131,7 +131,7 @@ fn look(rules: &Rules, path: &Path, format: Format, is_top: Option<bool>) -> Res
         Format::Raw => (raw_size(&path, &head, length)?, None),
         Format::Qcow2 => {
             let header = Header::read(&head).map_err(|error| bad_qcow2(&path, &error))?;
-            if header.incompatible & INCOMPATIBLE_DIRTY != 0 || header.lazy && is_top == Some(true) {
+            if header.is_dirty() || header.lazy && is_top == Some(true) {
                 return Err(lazy(&path));
             }
             header.require_plain().map_err(|error| bad_qcow2(&path, &error))?;
@@ -177,8 +177,8 @@ fn bad_qcow2(path: &Path, error: &Qcow2Error) -> Failure {
 }
 
 fn lazy(path: &Path) -> Failure {
-    let advice = format!("run `qemu-img amend -o lazy_refcounts=off {}` first", account::shell_word(path));
-    invalid(path, "keeps its reference counts late, which loses data when an emulator is killed").hint(advice)
+    invalid(path, "keeps its reference counts late, which loses data when an emulator is killed")
+        .hint(headers::early_counts(path))
 }
 
 fn backing_of(rules: &Rules, path: &Path, header: &Header) -> Result<Option<(PathBuf, Format)>, Failure> {

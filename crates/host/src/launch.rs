@@ -92,7 +92,7 @@ async fn adopt(attempt: &Attempt, spec: &MachineSpec) -> Result<bool, Failure> {
         Ok(Some(running)) => running,
         Err(error) => {
             let killed = machines.kill(spec.vm, &error).await;
-            return killed.map(|()| false).map_err(|error| fault::look("start the machine", &error));
+            return killed.map(|()| false).map_err(|error| fault::monitor("start the machine", &error));
         }
     };
     match running.guest_state().await {

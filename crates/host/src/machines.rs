@@ -20,9 +20,8 @@ use ledger::event::{Event, MachineChange, Observation};
 use ledger::id::VmId;
 use qemu::graph::DiskIo;
 use qemu::launch::Platform;
-use qemu::qmp::Command;
+use qemu::qmp::{Command, run_state};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::ask::QUESTIONS_MAX;
@@ -162,8 +161,7 @@ impl Machines {
         if let Some(running) = known.filter(|known| known.process.is_alive() && !known.monitor.is_lost()) {
             return Ok(Some(running));
         }
-        let process = self.process(vm).map_err(|error| MonitorError::Unknown { reason: error.to_string() })?;
-        let Some(process) = process else { return Ok(None) };
+        let Some(process) = self.process(vm)? else { return Ok(None) };
         let path = self.0.layout.qmp(vm);
         let build = Build::load(&self.0.layout.build(vm)).ok_or_else(|| MonitorError::Handshake {
             path: path.clone(),
@@ -174,16 +172,17 @@ impl Machines {
     }
 
     /// The machine's process, whether it can be talked to or not.
-    fn process(&self, vm: VmId) -> io::Result<Option<Process>> {
+    fn process(&self, vm: VmId) -> Result<Option<Process>, MonitorError> {
         let layout = &self.0.layout;
-        Process::find(&layout.identity(vm), &layout.log(vm))
+        let found = Process::find(&layout.identity(vm), &layout.log(vm));
+        found.map_err(|error| MonitorError::Unknown { reason: error.to_string() })
     }
 
     /// Ends the machine's process, if there is one, without a word to it: it cannot be talked to.
     ///
     /// # Errors
     /// When nobody can say whether there is one.
-    pub async fn kill(&self, vm: VmId, why: &MonitorError) -> io::Result<()> {
+    pub async fn kill(&self, vm: VmId, why: &MonitorError) -> Result<(), MonitorError> {
         if let Some(process) = self.process(vm)? {
             tracing::warn!(%vm, pid = process.pid(), error = %why, "ending a process that cannot be talked to");
             process.kill().await;
@@ -244,7 +243,7 @@ impl Inner {
 /// When QEMU does not answer.
 pub async fn guest_state(monitor: &Monitor, patience: Duration) -> Result<GuestState, MonitorError> {
     let reply = monitor.execute(Command::new("query-status"), Vec::new(), patience).await?;
-    Ok(read_state(reply.get("status").and_then(Value::as_str).unwrap_or_default()))
+    Ok(read_state(run_state(&reply)))
 }
 
 /// Run states as in QEMU's `qapi/run-state.json`.

@@ -25,6 +25,7 @@ use ledger::id::{DeviceId, JobId, LayerId, VmId};
 use ledger::snapshot::Format;
 use ledger::vm::{Firmware, Slot};
 use qemu::launch::Accelerator;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -395,10 +396,13 @@ async fn an_overlay_that_the_process_never_took_is_merged_away() {
     assert_eq!(world.run(control(Control::Quit)).await, Ok(Outcome::Done));
 }
 
-#[test]
-fn a_machine_outlives_the_daemon_and_is_adopted() {
-    let root = Root::new();
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+/// What a daemon lives in.
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A machine that runs, and whose daemon is gone as if killed: whatever it was doing ends in the middle, and its sockets close.
+fn left_running(root: &Root) -> MachineSpec {
     let first = runtime();
     let spec = first.block_on(async {
         let mut world = World::new(root.path()).await;
@@ -406,8 +410,14 @@ fn a_machine_outlives_the_daemon_and_is_adopted() {
         world.start(&spec, None).await;
         spec
     });
-    // As if killed: whatever it was doing ends in the middle, and its sockets close.
     first.shutdown_background();
+    spec
+}
+
+#[test]
+fn a_machine_outlives_the_daemon_and_is_adopted() {
+    let root = Root::new();
+    let spec = left_running(&root);
     runtime().block_on(async {
         let mut world = World::new(root.path()).await;
         let mut spec = spec;
@@ -430,15 +440,7 @@ fn a_machine_outlives_the_daemon_and_is_adopted() {
 #[test]
 fn a_process_that_cannot_be_reached_is_neither_gone_nor_ended() {
     let root = Root::new();
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let first = runtime();
-    let spec = first.block_on(async {
-        let mut world = World::new(root.path()).await;
-        let spec = machine(&mut world, root.path()).await;
-        world.start(&spec, None).await;
-        spec
-    });
-    first.shutdown_background();
+    let spec = left_running(&root);
     runtime().block_on(async {
         let mut world = World::new(root.path()).await;
         let aside = root.path().join("aside");
@@ -617,7 +619,6 @@ async fn damaged_memory_is_refused_with_the_emulators_words() {
 #[test]
 fn a_capture_cut_off_is_ended_by_the_next_daemon() {
     let root = Root::new();
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let first = runtime();
     let (mut spec, overlays) = first.block_on(async {
         let mut world = World::new(root.path()).await;

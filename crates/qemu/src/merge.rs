@@ -31,7 +31,7 @@ use crate::procedure::{
     CommandError, HostFailure, HostReply, HostRequest, Micros, Now, Procedure, Progress, Step, Wake, ask, execute,
     finish, tell, wait,
 };
-use crate::qmp::Command;
+use crate::qmp::{Command, run_state};
 
 /// Between two looks at the job: often enough for a progress bar.
 const LOOK_US: u64 = 200_000;
@@ -417,8 +417,8 @@ impl Merging {
     }
 
     /// QEMU flushes a layer that a job has written to when it closes it, makes it read-only again or switches to it. `block-stream`
-    /// into the live layer does none of these (tried with 10.0.2), and the newest tables stay in QEMU's memory. Content first, because the guest waits
-    /// while QEMU flushes.
+    /// into the live layer does none of these (tried with 10.0.2), and the newest tables stay in QEMU's memory. Content first,
+    /// because the guest waits while QEMU flushes.
     fn flush(self: Box<Self>) -> Next {
         ask(HostRequest::Sync { paths: vec![self.order.upper.path.clone()] }, |reply, now| match reply {
             Err(error) => self.fail(error, now),
@@ -486,8 +486,7 @@ impl Merging {
 
 /// Whether the guest runs, or may on its own: one in standby wakes up.
 fn may_run(status: &Value) -> bool {
-    let suspended = status.get("status").and_then(Value::as_str) == Some("suspended");
-    suspended || status.get("running").and_then(Value::as_bool) == Some(true)
+    run_state(status) == "suspended" || status.get("running").and_then(Value::as_bool) == Some(true)
 }
 
 fn find_job(jobs: &Value, id: &str) -> Option<Job> {

@@ -126,6 +126,11 @@ impl Header {
         Ok(header)
     }
 
+    /// Whether its reference counts may be stale.
+    pub fn is_dirty(&self) -> bool {
+        self.incompatible & INCOMPATIBLE_DIRTY != 0
+    }
+
     /// Refuses images whose content is not all in this file and its backing file, or whose state only a repair can tell.
     pub fn require_plain(&self) -> Result<(), Qcow2Error> {
         let refuse = |what| Err(Qcow2Error::Unsupported { what });
@@ -143,7 +148,7 @@ impl Header {
         }
         // QEMU repairs it when it opens it for writing, but not when it opens it for reading and writes to it later, as it does to
         // what lies below a merge: then it gives clusters away that are in use (tried with 10.0.2).
-        if self.incompatible & INCOMPATIBLE_DIRTY != 0 {
+        if self.is_dirty() {
             return refuse("was not closed in order, so that its reference counts may be stale");
         }
         let known = INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EXTENDED_L2;

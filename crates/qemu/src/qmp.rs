@@ -100,6 +100,11 @@ pub struct Event {
     pub micros: Micros,
 }
 
+/// QEMU's word for what the guest does, from the answer to `query-status`; `qapi/run-state.json` has them all.
+pub fn run_state(answer: &Value) -> &str {
+    answer.get("status").and_then(Value::as_str).unwrap_or("unknown")
+}
+
 impl Event {
     /// A text member of the event's data.
     pub fn text(&self, member: &str) -> Option<&str> {

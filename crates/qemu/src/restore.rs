@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 
 use crate::procedure::{CommandError, Micros, Now, Procedure, Step, execute, finish};
-use crate::qmp::Command;
+use crate::qmp::{Command, run_state};
 use crate::save::migration::{self, Look, Phase, Status};
 
 /// How long QEMU may take to load a sidecar of a few megabytes.
@@ -80,9 +80,9 @@ impl Procedure for Restore {
         let began = now.micros;
         execute(Command::new("query-status"), move |reply, _| match reply {
             Err(error) => fail(error),
-            Ok(status) => match status.get("status").and_then(|state| state.as_str()) {
-                Some("inmigrate") => self.configure(began),
-                state => fail(RestoreError::NotWaiting { state: state.unwrap_or("unknown").to_owned() }),
+            Ok(status) => match run_state(&status) {
+                "inmigrate" => self.configure(began),
+                state => fail(RestoreError::NotWaiting { state: state.to_owned() }),
             },
         })
     }

@@ -85,7 +85,7 @@ impl Turn<'_> {
             snapshot_kind: machine.snapshot_kind,
             memory,
         });
-        self.adopt_overlays(vm, &plan.overlays);
+        self.adopt_overlays(vm, &plan.overlays, None);
         let now = self.now;
         self.state.update_vm(vm, |vm| {
             vm.parent = Some(plan.id);
@@ -98,11 +98,11 @@ impl Turn<'_> {
         self.end(job, JobState::Completed);
     }
 
-    /// Makes planned overlays the live tops.
-    pub(super) fn adopt_overlays(&mut self, vm: VmId, overlays: &[PlannedOverlay]) {
+    /// Makes planned overlays the live tops. `merging` is which way they must be merged away again, if they must.
+    fn adopt_overlays(&mut self, vm: VmId, overlays: &[PlannedOverlay], merging: Option<MergeDirection>) {
         for plan in overlays {
             if let Some(layer) = spec::planned_layer(&self.state, self.paths, plan) {
-                self.state.put_layer(layer);
+                self.state.put_layer(Layer { merging, ..layer });
                 self.state.update_vm(vm, |vm| vm.settings.set_layer(plan.slot, plan.layer));
             }
         }
@@ -120,12 +120,7 @@ impl Turn<'_> {
     ) {
         let mut paths: Vec<_> = plan.memory.map(|memory| self.paths.memory(vm, memory)).into_iter().collect();
         if switched {
-            self.adopt_overlays(vm, &plan.overlays);
-            for overlay in &plan.overlays {
-                if let Some(layer) = self.state.layers.get(&overlay.layer).map(|layer| Layer::clone(layer)) {
-                    self.state.put_layer(Layer { merging: Some(MergeDirection::Down), ..layer });
-                }
-            }
+            self.adopt_overlays(vm, &plan.overlays, Some(MergeDirection::Down));
         } else {
             paths.extend(plan.overlays.iter().map(|overlay| self.paths.layer(vm, overlay.layer)));
         }
@@ -163,7 +158,7 @@ impl Turn<'_> {
             vm.generation_id = generation_id;
             vm.configuration_changed = now;
         });
-        self.adopt_overlays(vm, overlays);
+        self.adopt_overlays(vm, overlays, None);
         self.set_power(vm, if snapshot.memory.is_some() { Power::Saved } else { Power::Off });
         self.tidy_without_merges(job, JobState::Completed);
     }

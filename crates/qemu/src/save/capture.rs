@@ -11,7 +11,7 @@ use crate::procedure::{
     CommandError, FileKey, HostFailure, HostReply, HostRequest, HostResult, Micros, Now, Procedure, Progress, Step,
     ask, execute, finish, tell,
 };
-use crate::qmp::Command;
+use crate::qmp::{Command, run_state};
 use crate::version::Abilities;
 
 /// Between two looks at a live save: often enough to notice its end should the event be lost.
@@ -106,12 +106,11 @@ impl Job {
         execute(Command::new("query-status"), |reply, now| match reply {
             Err(error) => self.fail(error, now),
             Ok(status) => {
-                let state = status.get("status").and_then(|state| state.as_str()).unwrap_or_default();
-                match state {
+                match run_state(&status) {
                     "running" => self.was_running = true,
                     // From any other state QEMU has no way back: it aborts on leaving `io-error` for `paused`, say.
                     "paused" => {}
-                    _ => return self.fail(SaveError::RunState { state: state.to_owned() }, now),
+                    state => return self.fail(SaveError::RunState { state: state.to_owned() }, now),
                 }
                 self.see_no_migration()
             }
@@ -242,12 +241,9 @@ impl Job {
     fn see_it_paused(self: Box<Self>) -> Next {
         execute(Command::new("query-status"), |reply, now| match reply {
             Err(error) => self.fail(error, now),
-            Ok(status) => match status.get("status").and_then(|state| state.as_str()) {
-                Some("paused") => self.start(now),
-                state => {
-                    let state = state.unwrap_or_default().to_owned();
-                    self.fail(SaveError::RunState { state }, now)
-                }
+            Ok(status) => match run_state(&status) {
+                "paused" => self.start(now),
+                state => self.fail(SaveError::RunState { state: state.to_owned() }, now),
             },
         })
     }

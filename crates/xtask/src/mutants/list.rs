@@ -79,8 +79,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "what an undo left that failed is copied up",
         "ledger/src/flow/snapshots.rs",
-        "Layer { merging: Some(MergeDirection::Down), ..layer }",
-        "Layer { merging: Some(MergeDirection::Up), ..layer }",
+        "self.adopt_overlays(vm, &plan.overlays, Some(MergeDirection::Down));",
+        "self.adopt_overlays(vm, &plan.overlays, Some(MergeDirection::Up));",
     ),
     mutant(
         "a snapshot brings only the layer right below it to stable storage",
